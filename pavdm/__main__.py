@@ -1,0 +1,7 @@
+"""`python -m pavdm` is the `pavdm` command."""
+
+import sys
+
+from pavdm.cli import main
+
+sys.exit(main())

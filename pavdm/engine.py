@@ -1,0 +1,457 @@
+"""From a clip (or nothing) and a prompt to a video file: clip -> latents -> window -> chunks -> frames -> file.
+
+Everything streams: each finished chunk is decoded, encoded and on disk before the next is sampled, so memory does not
+grow with the length of the video. Networks are loaded one after the other and the text encoder is dropped after use.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pavdm import __version__, captions
+from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, ClipSource, Condition, Conditioning, read_conditioning
+from pavdm.errors import InputError
+from pavdm.models.attention import best_attention
+from pavdm.models.checkpoint import load_stdit3, load_vae
+from pavdm.models.files import ModelFiles
+from pavdm.models.text_encoder import TextEncoder
+from pavdm.models.vae import VideoVAE
+from pavdm.models.weights import fingerprint
+from pavdm.prompts import PromptSchedule
+from pavdm.sampling import progressive, rectified_flow
+from pavdm.sampling.guidance import GuidedVelocity
+from pavdm.sampling.progressive import Interrupted, Progress, Velocity
+from pavdm.sampling.schedule import Schedule, timestep_shift
+from pavdm.sampling.state import PromptSwitch, WindowState, with_total
+from pavdm.state_directory import StateDirectory
+from pavdm.video_writer import VideoWriter
+
+logger = logging.getLogger(__name__)
+
+Method = Literal["progressive", "replacement"]
+MAX_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to make. The defaults are the paper's PA-VDM on Open-Sora v1.2, except where a field says otherwise.
+
+    size: (height, width) in pixels that the model is told; the video has them rounded down to multiples of 8.
+    seconds counts new video, total_seconds the whole output with the clip in it; exactly one is given.
+    schedule: its `shift` is set from the size, unless `timestep_transform` is off.
+    condition: "last" goes on from the end of the clip and puts the clip's own frames in front; "first" is the published
+        behaviour: from the clip's first chunk, which comes back decoded by the VAE, with nothing before it.
+    posterior: "sample" draws the clip's latents from the VAE's posterior (published), "mode" takes its most likely ones.
+    """
+
+    prompt: PromptSchedule
+    out: Path
+    clip: Path | None = None
+    clip_start: float = 0.0
+    clip_end: float | None = None
+    pad: bool = False
+    seconds: float | None = None
+    total_seconds: float | None = None
+    size: tuple[int, int] = (240, 426)
+    fps: float = 24.0
+    schedule: Schedule = field(default_factory=Schedule)
+    timestep_transform: bool = True
+    method: Method = "progressive"
+    guidance_scale: float = 7.0
+    seed: int = 42
+    aesthetic: float | None = 6.5
+    motion: float | None = None
+    camera: str | None = None
+    prompt_switch: PromptSwitch = "chunk"
+    condition: Condition = "last"
+    posterior: Literal["sample", "mode"] = "sample"
+    state_directory: Path | None = None
+    override_state: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.seconds is None) == (self.total_seconds is None):
+            raise InputError("give either --seconds (new video) or --total-seconds (the whole output), not both or none")
+        length = self.seconds if self.seconds is not None else self.total_seconds
+        assert length is not None
+        if not 0 < length <= MAX_SECONDS:
+            raise InputError(f"the length must be above 0 and at most {MAX_SECONDS} seconds (a day): got {length:g}")
+        if not 1 <= self.fps <= 240:
+            raise InputError(f"fps must be between 1 and 240: got {self.fps:g}")
+        if not math.isfinite(self.guidance_scale):
+            raise InputError(f"the guidance scale must be a finite number: got {self.guidance_scale}")
+        if self.method == "replacement" and self.condition == "first":
+            raise InputError("the replacement loop goes on from the end of the clip: --condition first is progressive only")
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where and in what number format the networks run. The VAE keeps fp32 where the rest is fp16, which it overflows."""
+
+    device: torch.device
+    dtype: torch.dtype
+    text_dtype: torch.dtype = torch.float32  # the published default
+    tile: int | None = None  # spatial tile of the VAE in latent pixels
+
+    @property
+    def vae_dtype(self) -> torch.dtype:
+        return torch.float32 if self.dtype == torch.float16 else self.dtype
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """What the caller hears of a run: `stage` of each step with a sentence, `progress` after each model call."""
+
+    stage: Callable[[str], None] = lambda message: None
+    progress: Callable[[Progress], None] = lambda progress: None
+    should_stop: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The finished file; new_frames of its num_frames are new video."""
+
+    path: Path
+    num_frames: int
+    new_frames: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the frames of the output come about.
+
+    clip_frames of the clip go in as they are; then `decoded_frames` come from the VAE: `lead` latents of the clip that
+    share a piece with re-noised ones (or are asked for decoded), and the chunks that leave the window.
+    """
+
+    clip_frames: int
+    decoded_frames: int
+    new_frames: int
+    lead: Tensor
+    num_chunks: int
+
+
+def make_video(settings: Settings, files: ModelFiles, precision: Precision, monitor: Monitor = Monitor()) -> Outcome:
+    """Make the video that `settings` asks for.
+
+    Raises InputError for anything a person can mend, before the output is touched where possible; Interrupted when
+    `monitor.should_stop` answered True: then the state directory, if any, holds the point to go on from, and the
+    partial file is closed and playable.
+    """
+    _check_writable(settings)
+    schedule, loop = _schedules(settings)
+    source, clip = _read_clip(settings, schedule, loop, monitor)
+
+    monitor.stage("loading the VAE")
+    vae = load_vae(files.vae, precision.device, precision.vae_dtype, files.spatial_vae)
+    vae.tile = precision.tile
+    latents, size = _encode(settings, vae, clip, precision)
+    fresh = _fresh_state(settings, schedule, loop, latents, (1, vae.config.latent_channels, *size), files, precision, clip)
+    plan = _plan(settings, fresh, loop, clip, latents)
+    if settings.method == "progressive" and schedule.variable_length:
+        fresh = replace(fresh, total=plan.num_chunks)
+    directory = None if settings.state_directory is None else StateDirectory(settings.state_directory)
+    saved = None if directory is None else directory.load(fresh, settings.override_state)
+    state = fresh if saved is None else with_total(saved, fresh.total)
+    num_done = state.next_chunk - state.first_chunk
+    if saved is not None:
+        monitor.stage(f"going on from {settings.state_directory}: {num_done} of {plan.num_chunks} chunks are finished")
+
+    velocity = _velocity(settings, files, precision, _all_texts(state), monitor)
+    run = _Run(state, velocity, directory, plan.num_chunks, precision.device, monitor)
+    sampled = _progressive_chunks(run) if loop is None else _replacement_chunks(run, loop, latents)
+    done = (directory.load_chunk(i).to(precision.device) for i in range(num_done)) if directory else iter(())
+    pieces = vae.decode_pieces(piece.to(precision.device) for piece in chain([plan.lead], done, sampled))
+
+    height, width = size[0] * 8, size[1] * 8
+    metadata = {"pavdm": json.dumps(_record(settings, state)), "comment": str(settings.prompt)}
+    with VideoWriter(settings.out, (height, width), settings.fps, metadata, overwrite=settings.overwrite) as writer:
+        if source is not None and plan.clip_frames:
+            own = (frame[:height, :width] for frame in islice(source.frames(), plan.clip_frames))
+            while group := list(islice(own, PIECE_FRAMES)):
+                writer.write(np.stack(group))
+        remaining = plan.decoded_frames
+        while remaining:
+            with torch.inference_mode():
+                frames = _to_frames(next(pieces))[:remaining]
+            writer.write(frames)
+            remaining -= len(frames)
+    return Outcome(settings.out, plan.clip_frames + plan.decoded_frames, plan.new_frames, settings.fps)
+
+
+def _check_writable(settings: Settings) -> None:
+    if settings.out.exists() and not settings.overwrite:
+        raise InputError(f"{settings.out} exists already: choose another --out, or --overwrite to replace it")
+    if not settings.out.parent.is_dir():
+        raise InputError(f"the folder {settings.out.parent} for the output does not exist: make it first")
+    if settings.clip is not None and settings.out.exists() and settings.out.samefile(settings.clip):
+        raise InputError(f"the output {settings.out} is the clip itself: choose another --out")
+
+
+def _schedules(settings: Settings) -> tuple[Schedule, rectified_flow.ReplacementLoop | None]:
+    """The table that the state follows, and the loop's settings if the method is the replacement loop.
+
+    The loop, too, is a table: a window of one chunk, whose latents all share a level.
+    """
+    height, width = settings.size
+    if settings.method == "progressive":
+        shift = timestep_shift(height, width, settings.schedule.window_latents)
+        return replace(settings.schedule, shift=shift if settings.timestep_transform else None), None
+    loop = rectified_flow.ReplacementLoop(steps=settings.schedule.steps)
+    shift = timestep_shift(height, width, loop.clip_latents) if settings.timestep_transform else None
+    return Schedule(1, loop.new_latents, loop.steps, shift=shift), replace(loop, shift=shift)
+
+
+def _read_clip(
+    settings: Settings, schedule: Schedule, loop: rectified_flow.ReplacementLoop | None, monitor: Monitor
+) -> tuple[ClipSource | None, Conditioning | None]:
+    if settings.clip is None:
+        return None, None
+    monitor.stage(f"reading {settings.clip}")
+    source = ClipSource(settings.clip, settings.fps, settings.size, settings.clip_start, settings.clip_end)
+    if loop is not None:
+        needed = wanted = loop.condition_latents
+    else:
+        needed = progressive.num_conditioning_latents(schedule, schedule.chunk_latents)
+        wanted = progressive.num_conditioning_latents(schedule, schedule.window_latents)
+    least, most = (math.ceil(n / PIECE_LATENTS) * PIECE_FRAMES for n in (needed, wanted))
+    return source, read_conditioning(source, least, most, settings.condition, settings.pad)
+
+
+@torch.inference_mode()
+def _encode(
+    settings: Settings, vae: VideoVAE, clip: Conditioning | None, precision: Precision
+) -> tuple[Tensor | None, tuple[int, int]]:
+    """The clip's latents (1, C, T, h, w), and the latent size (h, w)."""
+    if clip is None:
+        return None, (settings.size[0] // 8, settings.size[1] // 8)
+    draws = iter(range(2**31))
+
+    def noise(shape: tuple[int, ...]) -> Tensor:
+        return progressive.named_noise(f"{settings.seed}/posterior/{next(draws)}", shape).to(precision.device)
+
+    pixels = clip.pixels().to(precision.device)
+    latents = vae.encode(pixels, noise if settings.posterior == "sample" else None).clone()
+    return latents, (latents.shape[-2], latents.shape[-1])
+
+
+def _fresh_state(
+    settings: Settings,
+    schedule: Schedule,
+    loop: rectified_flow.ReplacementLoop | None,
+    latents: Tensor | None,
+    shape: tuple[int, int, int, int],
+    files: ModelFiles,
+    precision: Precision,
+    clip: Conditioning | None,
+) -> WindowState:
+    prompts = (
+        settings.prompt.map(lambda t: captions.preprocess(t, settings.aesthetic, settings.motion, settings.camera)),
+    )
+    conditioning = latents
+    if loop is not None:
+        conditioning = None
+    elif latents is not None and settings.condition == "first":
+        used = progressive.num_conditioning_latents(schedule, latents.shape[2])
+        conditioning = latents[:, :, :used]
+    frames_per_chunk = schedule.chunk_latents * PIECE_FRAMES / PIECE_LATENTS
+    return progressive.start(
+        schedule,
+        conditioning,
+        shape=shape,
+        seeds=(settings.seed,),
+        prompts=prompts,
+        chunk_seconds=frames_per_chunk / settings.fps,
+        prompt_switch=settings.prompt_switch,
+        settings={
+            "method": settings.method,
+            "guidance": settings.guidance_scale,
+            "size": f"{settings.size[0]}x{settings.size[1]}",
+            "fps": settings.fps,
+            "clip": None if clip is None else clip.digest,
+            "condition": settings.condition,
+            "posterior": settings.posterior,
+            "dtype": str(precision.dtype).removeprefix("torch."),
+            "text dtype": str(precision.text_dtype).removeprefix("torch."),
+            "model": fingerprint(files.stdit),
+            "vae": fingerprint(files.vae),
+            "text encoder": fingerprint(files.text_encoder),
+        },
+    )
+
+
+def _plan(
+    settings: Settings,
+    state: WindowState,
+    loop: rectified_flow.ReplacementLoop | None,
+    clip: Conditioning | None,
+    latents: Tensor | None,
+) -> _Plan:
+    warm_latents = -state.first_chunk * state.schedule.chunk_latents
+    lead = torch.zeros_like(state.window[:, :, :0])
+    clip_frames = replaced_frames = 0
+    if clip is not None and latents is not None:
+        if settings.condition == "first":
+            used = progressive.num_conditioning_latents(state.schedule, latents.shape[2])
+            lead = latents[:, :, : used - warm_latents]
+            replaced_frames = math.ceil(used / PIECE_LATENTS) * PIECE_FRAMES
+        else:
+            pieces = math.ceil(warm_latents / PIECE_LATENTS)
+            replaced_frames = pieces * PIECE_FRAMES
+            in_pieces = latents[:, :, latents.shape[2] - pieces * PIECE_LATENTS :]
+            lead = in_pieces[:, :, : in_pieces.shape[2] - warm_latents]
+            clip_frames = max(0, clip.num_frames - replaced_frames)
+    if settings.seconds is not None:
+        new_frames = round(settings.seconds * settings.fps)
+    else:
+        assert settings.total_seconds is not None
+        new_frames = round(settings.total_seconds * settings.fps) - clip_frames - replaced_frames
+    if new_frames < 1:
+        length = "" if clip is None else f" (the clip itself has {(clip_frames + replaced_frames) / settings.fps:.2f} s)"
+        raise InputError(f"the length asked for leaves no new frame at {settings.fps:g} fps{length}: ask for more seconds")
+    decoded_frames = replaced_frames + new_frames
+    sampled_latents = math.ceil(decoded_frames / PIECE_FRAMES) * PIECE_LATENTS - lead.shape[2]
+    if loop is not None and latents is None:  # the first clip of a loop that starts from text is all new
+        sampled_latents = max(loop.new_latents, sampled_latents - loop.condition_latents)
+    num_chunks = math.ceil(sampled_latents / state.schedule.chunk_latents)
+    return _Plan(clip_frames, decoded_frames, new_frames, lead, num_chunks)
+
+
+def _all_texts(state: WindowState) -> list[str]:
+    """Every text that the run can read: those still in the window of a saved state, too."""
+    texts = chain(*(p.texts for p in state.prompts), *state.window_texts, state.clean_texts or ())
+    return list(dict.fromkeys(texts))
+
+
+def _velocity(
+    settings: Settings, files: ModelFiles, precision: Precision, texts: list[str], monitor: Monitor
+) -> GuidedVelocity:
+    monitor.stage("encoding the prompt")
+    encoder = TextEncoder.load(files.text_encoder, precision.device, precision.text_dtype)
+    embeddings = dict(zip(texts, encoder.encode(texts), strict=True))
+    width = encoder.d_model
+    del encoder
+    gc.collect()
+
+    monitor.stage("loading the STDiT3")
+    name, attention = best_attention(precision.device, precision.dtype)
+    logger.info("attention: %s", name)
+    network = load_stdit3(files.stdit, precision.device, precision.dtype, attention=attention)
+    if network.config.caption_channels != width:
+        raise InputError(
+            f"the STDiT3 in {files.stdit} reads text of width {network.config.caption_channels}, but the text encoder "
+            f"in {files.text_encoder} gives width {width}: they do not belong together"
+        )
+    return GuidedVelocity(
+        network,
+        {text: embedding.to(precision.device, precision.dtype) for text, embedding in embeddings.items()},
+        guidance_scale=settings.guidance_scale,
+        size=settings.size,
+        fps=settings.fps,
+    )
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What both samplers need: chunks that leave `state` until `num_chunks` have, saved in `directory` if there is one."""
+
+    state: WindowState
+    velocity: Velocity
+    directory: StateDirectory | None
+    num_chunks: int
+    device: torch.device
+    monitor: Monitor
+
+    def save(self, number: int, chunk: Tensor, state: WindowState) -> None:
+        if self.directory is not None:
+            self.directory.save_chunk(number, chunk)
+            self.directory.save(state)
+
+
+def _progressive_chunks(run: _Run) -> Iterator[Tensor]:
+    number = run.state.next_chunk - run.state.first_chunk
+    sampled = progressive.sample(
+        run.state.to(run.device),
+        run.velocity,
+        num_chunks=run.num_chunks - number,
+        progress=run.monitor.progress,
+        should_stop=run.monitor.should_stop,
+    )
+    try:
+        for number, (state, chunk) in enumerate(sampled, start=number):
+            run.save(number, chunk, state)
+            yield chunk
+    except Interrupted as stop:
+        if run.directory is not None:
+            run.directory.save(stop.state)
+        raise
+
+
+def _replacement_chunks(
+    run: _Run, loop: rectified_flow.ReplacementLoop, conditioning: Tensor | None
+) -> Iterator[Tensor]:
+    state = run.state
+    batch, channels, _, height, width = state.window.shape
+    if state.clean is not None:
+        conditioning = state.clean
+
+    def noise(index: int, step: int | None, shape: tuple[int, ...]) -> Tensor:
+        name = f"{state.seeds[0]}/{index}" if step is None else f"{state.seeds[0]}/{index}/{step}"
+        return progressive.named_noise(name, shape).to(run.device)
+
+    def on_step(index: int, step: int) -> None:
+        if run.monitor.should_stop():
+            raise Interrupted(state)
+        run.monitor.progress(Progress(index * loop.steps + step + 1, run.num_chunks * loop.steps, index))
+
+    clips = rectified_flow.extend(
+        loop,
+        run.velocity,
+        None if conditioning is None else conditioning.to(run.device),
+        shape=(batch, channels, height, width),
+        texts_for=state.texts_for,
+        noise=noise,
+        first_loop=state.next_chunk,
+        on_step=on_step,
+    )
+    for number, latents in zip(range(state.next_chunk, run.num_chunks), clips, strict=False):
+        state = replace(state, call=state.call + loop.steps, clean=latents[:, :, -loop.new_latents :])
+        run.save(number, latents, state)
+        yield latents
+
+
+def _to_frames(pixels: Tensor) -> NDArray[np.uint8]:
+    """(1, 3, F, H, W) in [-1, 1] -> (F, H, W, 3) uint8."""
+    scaled = ((pixels[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return scaled.permute(1, 2, 3, 0).cpu().numpy()
+
+
+def _record(settings: Settings, state: WindowState) -> dict[str, Any]:
+    """What the video file says about itself."""
+    return {
+        "version": __version__,
+        "prompt": str(settings.prompt),
+        "seed": settings.seed,
+        "window_chunks": state.schedule.window_chunks,
+        "chunk_latents": state.schedule.chunk_latents,
+        "steps": state.schedule.steps,
+        "overlap": state.schedule.overlap,
+        "variable_length": state.schedule.variable_length,
+        "shift": state.schedule.shift,
+        **state.settings,
+    }

@@ -1,0 +1,212 @@
+"""T5 text encoder: prompt -> one vector per token, by `transformers`, from a directory on disk and never the network.
+
+A directory in Hugging Face layout holds `config.json`, the weights (`model.safetensors` or `pytorch_model.bin`, whole
+or in shards with an index; of a full T5 the decoder is left out), and the tokenizer (`tokenizer.json` or
+`spiece.model`). `DeepFloyd/t5-v1_1-xxl` is the encoder that Open-Sora was trained with.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pavdm.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# In the order in which transformers looks for them.
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+
+
+class TextEncoder:
+    """A T5 encoder with its tokenizer. `max_length`: the most tokens a text may have, its end-of-text token included."""
+
+    def __init__(self, model: Any, tokenizer: Any, max_length: int = 300) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+
+    @classmethod
+    def load(
+        cls, directory: str | Path, device: torch.device | str, dtype: torch.dtype, max_length: int = 300
+    ) -> TextEncoder:
+        """Raises InputError, naming the file, when something in `directory` is missing, foreign, damaged or incomplete."""
+        directory = Path(directory)
+        config = _read_config(directory)
+        _check_weight_files(directory)
+        with quiet_transformers():
+            tokenizer = _load_tokenizer(directory, config)
+            model = _load_model(directory, dtype)
+        return cls(model.to(device).eval().requires_grad_(False), tokenizer, max_length)
+
+    @property
+    def d_model(self) -> int:
+        """Size of a token's vector."""
+        return int(self.model.config.d_model)
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """Per text (n_tokens, d_model), fp32 on the CPU, of its real tokens, the end-of-text token being the last.
+
+        A text beyond `max_length` tokens is cut, with a warning that quotes what was cut. Each text is encoded alone and
+        unpadded: the same numbers as padded under a mask (the published way), whatever else is in the batch.
+        """
+        embeddings = []
+        for text in texts:
+            tokens = torch.tensor([self._tokenize(text)], device=self.model.device)  # (1, n_tokens)
+            hidden = self.model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+            embeddings.append(hidden[0].float().cpu())
+        return embeddings
+
+    def _tokenize(self, text: str) -> list[int]:
+        tokens: list[int] = self.tokenizer(text)["input_ids"]
+        if len(tokens) <= self.max_length:
+            return tokens
+        cut = tokens[self.max_length - 1 : -1]
+        logger.warning(
+            "the prompt has %d tokens and the model reads %d: the end of it is ignored: %r",
+            len(tokens),
+            self.max_length,
+            self.tokenizer.decode(cut),
+        )
+        return tokens[: self.max_length - 1] + tokens[-1:]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keeps transformers' own progress bars and notes off the terminal; what matters in them is raised as InputError."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    progress_bar = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if progress_bar:
+            transformers_logging.enable_progress_bar()
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    if not directory.is_dir():
+        raise InputError(
+            f"expected a directory with a T5 text encoder, found none at {directory}: download DeepFloyd/t5-v1_1-xxl "
+            f"into it, or give the right path"
+        )
+    path = directory / "config.json"
+    if not path.is_file():
+        raise InputError(f"the text encoder in {directory} has no config.json: download it again, whole")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no valid JSON ({error}): download it again") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if model_type != "t5":
+        raise InputError(
+            f'{path} should describe a T5 text encoder ("model_type": "t5"), it says {model_type!r}: '
+            f"put a model such as DeepFloyd/t5-v1_1-xxl there"
+        )
+    return config
+
+
+def _check_weight_files(directory: Path) -> None:
+    """Finds missing and cut-off files before gigabytes are read."""
+    from safetensors import SafetensorError, safe_open
+
+    name = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
+    if name is None:
+        raise InputError(
+            f"the text encoder in {directory} has no weights: expected one of {', '.join(WEIGHT_FILES)} "
+            f"(an index with all its shards); download them"
+        )
+    shards = [name]
+    if name.endswith(".index.json"):
+        try:
+            shards = sorted(set(json.loads((directory / name).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{directory / name} is no valid index of weights: download it again") from error
+        missing = [shard for shard in shards if not (directory / shard).is_file()]
+        if missing:
+            raise InputError(
+                f"the text encoder in {directory} is incomplete: {name} names {len(shards)} files, missing are "
+                f"{', '.join(missing)}; download them"
+            )
+    for shard in shards:
+        if shard.endswith(".safetensors"):
+            try:
+                with safe_open(directory / shard, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise InputError(
+                    f"{directory / shard} is no whole safetensors file ({error}): download it again"
+                ) from error
+
+
+def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:
+    from transformers import AutoTokenizer
+
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(
+            f"the text encoder in {directory} has no tokenizer: expected {' or '.join(TOKENIZER_FILES)}; download it"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    # `tokenizers` and `sentencepiece` raise bare Exception and RuntimeError for a damaged file.
+    except Exception as error:
+        raise InputError(
+            f"the tokenizer in {directory} could not be loaded ({error}): download {' or '.join(TOKENIZER_FILES)} again; "
+            f"spiece.model needs the Python packages sentencepiece and protobuf"
+        ) from error
+    tokenizer.model_max_length = 10**9  # `encode` cuts, and says what
+    if tokenizer("")["input_ids"] != [tokenizer.eos_token_id]:
+        raise InputError(
+            f"the tokenizer in {directory} does not end a text with an end-of-text token, so it is none of T5's: "
+            f"put the model's own tokenizer there"
+        )
+    vocab_size = config.get("vocab_size", 32128)  # what T5's configuration means when it is silent
+    if len(tokenizer) > vocab_size:
+        raise InputError(
+            f"the tokenizer in {directory} has {len(tokenizer)} tokens, the model only {vocab_size}: "
+            f"put the model's own tokenizer there"
+        )
+    return tokenizer
+
+
+def _load_model(directory: Path, dtype: torch.dtype) -> Any:
+    import transformers
+    from packaging.version import Version
+
+    renamed = Version(transformers.__version__) >= Version("4.56")
+    options: dict[str, Any] = {"dtype" if renamed else "torch_dtype": dtype, "output_loading_info": True}
+    model: Any
+    report: dict[str, Any]
+    try:
+        model, report = transformers.T5EncoderModel.from_pretrained(str(directory), local_files_only=True, **options)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise InputError(
+            f"the text encoder's weights in {directory} could not be loaded: they are damaged, or do not fit config.json "
+            f"({error}); download the directory again"
+        ) from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise InputError(
+            f"the weights in {directory} are not those of the T5 encoder that config.json describes: {len(missing)} "
+            f"tensors are missing, {', '.join(missing[:5])} among them; download the directory again"
+        )
+    return model

@@ -1,0 +1,355 @@
+"""Weight files on disk: which files a path means, what they hold, and their tensors read one at a time.
+
+Safetensors files are memory-mapped. Pickled files (.pt .pth .bin .ckpt) only pass through torch's weights-only
+unpickler, which runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import pickle
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from pavdm.errors import InputError
+
+SAFETENSORS = ".safetensors"
+PICKLES = (".pt", ".pth", ".bin", ".ckpt")
+INDEX = ".index.json"
+
+# What training scripts and hubs call the weights inside a folder, the first that exists wins. EMA first: the average
+# over training steps is what gets evaluated and published, the raw weights beside it are there to resume training.
+USUAL_NAMES = (
+    "ema.safetensors",
+    "ema.pt",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.bin",
+    "model.pt",
+    "model.pth",
+    "model.ckpt",
+)
+
+# Entries that hold the weights inside a training checkpoint, EMA first for the reason above.
+CONTAINERS = ("ema", "ema_model", "ema_state_dict", "state_dict", "model", "module")
+EMA_PREFIXES = ("ema_model.", "ema.")
+PREFIXES = (*EMA_PREFIXES, "_orig_mod.", "module.", "model.diffusion_model.", "model.")
+
+MAPPED_BYTES = 256 * 2**20  # pages of a mapped file stay resident until unmapped: map again after this many
+SAMPLE_BYTES = 1024  # of each tensor, in a fingerprint
+
+_ITEM_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
+_ITEM_BITS |= {"F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor in a file: the name it has there, its shape, safetensors' name of its type (F32, BF16), its size."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    num_bytes: int
+    file: Path
+
+
+@dataclass(frozen=True)
+class Header:
+    """Header of a safetensors file: tensors by name, free-text metadata, its raw bytes and where the data begins."""
+
+    tensors: Mapping[str, Stored]
+    offsets: Mapping[str, int]
+    metadata: Mapping[str, str]
+    raw: bytes
+    data_start: int
+
+
+def read_header(file: Path) -> Header:
+    """Read and check the header of a safetensors file, without touching the data.
+
+    Raises InputError if the file is empty, cut short, or no safetensors file.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            start = handle.read(8)
+            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            raw = handle.read(length) if 0 < length <= size - 8 else b""
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    if size == 0:
+        raise InputError(f"{file} is empty (0 bytes). Download or copy it again.")
+    if start == b"version ":
+        raise InputError(
+            f"{file} is a Git LFS pointer of {size} bytes, not the weights themselves. "
+            "Fetch the file with `git lfs pull` or `hf download`."
+        )
+    # A real header is JSON; a length beyond the file means a cut file only where that JSON has begun.
+    if not raw:
+        begun = _starts_like_json(file)
+        what = "is cut short (its header is not complete)" if begun else "is not a safetensors file"
+        raise InputError(f"{file} {what}; it holds {size} bytes. Download or copy it again.")
+    try:
+        fields = json.loads(raw)
+        metadata = fields.pop("__metadata__", {})
+        offsets = {name: int(entry["data_offsets"][0]) for name, entry in fields.items()}
+        tensors = {
+            name: Stored(
+                name,
+                tuple(int(n) for n in entry["shape"]),
+                str(entry["dtype"]),
+                int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
+                file,
+            )
+            for name, entry in fields.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{file} is not a safetensors file (its header cannot be read). Is it another format?") from error
+    data_start = 8 + length
+    expected = data_start + max((offsets[name] + tensors[name].num_bytes for name in tensors), default=0)
+    if size < expected:
+        raise InputError(
+            f"{file} is cut short: its header announces {expected} bytes, {size} are there. Download or copy it again."
+        )
+    for tensor in tensors.values():
+        if tensor.num_bytes * 8 != math.prod(tensor.shape) * _ITEM_BITS.get(tensor.dtype, 8) or size > expected:
+            raise InputError(f"{file} is damaged: header and data do not agree. Download or copy it again.")
+    return Header(tensors, offsets, metadata, raw, data_start)
+
+
+def _starts_like_json(file: Path) -> bool:
+    with file.open("rb") as handle:
+        handle.seek(8)
+        return handle.read(2) == b'{"'
+
+
+def weight_files(path: str | Path) -> tuple[Path, ...]:
+    """Files that hold the weights `path` means: a file, the shards behind an index, or a folder with one of either.
+
+    Raises InputError if there is none, if shards are missing, or if a folder leaves the choice open.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"no such file or folder: {path}. Expected a checkpoint file, or a folder that holds one.")
+    if path.is_dir():
+        return weight_files(_file_in(path))
+    if path.name.endswith(INDEX):
+        return _shards(path)
+    return (path,)
+
+
+def _file_in(folder: Path) -> Path:
+    for name in USUAL_NAMES:
+        if (folder / name).is_file():
+            return folder / name
+    suffixes = (SAFETENSORS, *PICKLES)
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in suffixes)
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        raise InputError(
+            f"{folder} holds no weights. Expected model.safetensors, diffusion_pytorch_model.safetensors "
+            f"or another {SAFETENSORS} or {PICKLES[0]} file in it."
+        )
+    names = ", ".join(file.name for file in files[:4]) + (", ..." if len(files) > 4 else "")
+    raise InputError(f"{folder} holds {len(files)} weight files ({names}). Give the path of the one that is meant.")
+
+
+def _shards(index: Path) -> tuple[Path, ...]:
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is not an index of weight files (no readable 'weight_map').") from error
+    # Only plain names: an index is foreign input and must not lead out of its folder.
+    foreign = [name for name in names if not isinstance(name, str) or Path(name).name != name]
+    if foreign:
+        raise InputError(f"{index} names files outside its folder ({foreign[0]}); refused.")
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{index} needs {len(names)} files, {len(missing)} are missing: {', '.join(missing[:4])}. "
+            f"Put them into {index.parent}."
+        )
+    return tuple(index.parent / name for name in names)
+
+
+class Weights:
+    """Tensors of one network on disk, by clean key (wrapper prefixes removed), read on demand.
+
+    `stored` maps clean keys to what the file says of them; `prefix` is what was removed from every key.
+    """
+
+    def __init__(self, path: str | Path):
+        """Read the headers (safetensors) or map the file (pickles). Raises InputError for all that is no checkpoint."""
+        self.path = Path(path)
+        self.files = weight_files(self.path)
+        self.metadata: dict[str, str] = {}
+        self._pickled: dict[str, Tensor] = {}
+        entries: dict[str, Stored] = {}
+        for file in self.files:
+            if file.suffix in PICKLES:
+                tensors = _load_pickle(file)
+                self._pickled |= tensors
+                entries |= {name: _describe(name, tensor, file) for name, tensor in tensors.items()}
+            elif file.suffix == SAFETENSORS:
+                header = read_header(file)
+                self.metadata |= header.metadata
+                entries |= header.tensors
+            else:
+                raise InputError(
+                    f"{file} is not a checkpoint: expected a {SAFETENSORS} file (or {' '.join(PICKLES)}), "
+                    f"the name ends in '{file.suffix}'."
+                )
+        if not entries:
+            raise InputError(f"{self.path} holds no tensors, so it is not a checkpoint of a network.")
+        self.prefix, self.stored = strip_prefixes(entries)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {key: entry.shape for key, entry in self.stored.items()}
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(math.prod(entry.shape) for entry in self.stored.values())
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(entry.num_bytes for entry in self.stored.values())
+
+    def read(
+        self,
+        device: str | torch.device = "cpu",
+        dtypes: Mapping[str, torch.dtype] | None = None,
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yield (key, tensor) for the keys of `dtypes` (all keys, as stored, if None), converted one by one.
+
+        Tensors that need neither another type nor another device stay mapped: they cost no memory of their own
+        until they are used, and the system can drop and re-read their pages.
+        """
+        wanted = {key: entry for key, entry in self.stored.items() if dtypes is None or key in dtypes}
+        for file in self.files:
+            keys = {key: entry for key, entry in wanted.items() if entry.file == file}
+            for key, tensor in self._read_file(file, keys):
+                dtype = tensor.dtype if dtypes is None else dtypes[key]
+                yield key, tensor.to(device=device, dtype=dtype).contiguous()
+
+    def _read_file(self, file: Path, entries: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+        if file.suffix in PICKLES:
+            for key, entry in entries.items():
+                yield key, self._pickled[entry.name]
+            return
+        todo = list(entries.items())
+        while todo:
+            mapped = 0
+            with safe_open(file, framework="pt", device="cpu") as handle:
+                while todo and mapped < MAPPED_BYTES:
+                    key, entry = todo.pop(0)
+                    mapped += entry.num_bytes
+                    yield key, handle.get_tensor(entry.name)
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint by clean key, on the CPU, as stored, memory-mapped.
+
+    `path` is a .safetensors file, a *.index.json of shards, a folder that holds one of the usual names, or a
+    .pt/.pth/.bin/.ckpt file (weights-only unpickling; {"ema" | "state_dict" | "model" | "module": ...} unwrapped).
+    Raises InputError for a missing, empty, cut, foreign or refused file.
+    """
+    return dict(Weights(path).read())
+
+
+def strip_prefixes(entries: Mapping[str, Stored]) -> tuple[str, dict[str, Stored]]:
+    """Remove wrapper prefixes that cover all keys; of a file with raw and averaged weights keep the averaged ones.
+
+    Returns the prefix removed and the entries by clean key.
+    """
+    for ema in EMA_PREFIXES:
+        averaged = {key: entry for key, entry in entries.items() if key.startswith(ema)}
+        # One averaged key for each raw one: then the file holds the network twice.
+        if averaged and 2 * len(averaged) >= len(entries):
+            entries = averaged
+            break
+    removed = ""
+    while True:
+        prefix = next((p for p in PREFIXES if entries and all(key.startswith(p) for key in entries)), None)
+        if prefix is None:
+            return removed, dict(entries)
+        removed += prefix
+        entries = {key[len(prefix) :]: entry for key, entry in entries.items()}
+
+
+def _load_pickle(file: Path) -> dict[str, Tensor]:
+    if file.stat().st_size == 0:
+        raise InputError(f"{file} is empty (0 bytes). Download or copy it again.")
+    try:
+        # Files written before torch 1.6 are no zip archives and cannot be mapped.
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        if "Unsupported" not in str(error):
+            raise InputError(f"{file} is not a checkpoint: torch cannot unpickle it.") from error
+        raise InputError(
+            f"{file} is refused for safety: besides tensors it holds Python objects, and loading those can run any "
+            "code. If you trust where it comes from, convert it once: load it with torch.load(..., "
+            "weights_only=False), and save its state dict with safetensors.torch.save_file."
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        # The unpickler meets foreign bytes with whatever exception they happen to provoke.
+        raise InputError(f"{file} is cut short or not a checkpoint: torch cannot read it.") from error
+    tensors = _unwrap(content)
+    if not tensors:
+        raise InputError(f"{file} holds no tensors by name, so it is not a checkpoint of a network.")
+    return tensors
+
+
+def _unwrap(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for name in CONTAINERS:
+        if isinstance(content.get(name), Mapping):
+            inner = _unwrap(content[name])
+            if inner:
+                return inner
+    return {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+
+
+def _describe(name: str, tensor: Tensor, file: Path) -> Stored:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    short = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}.get(dtype, dtype)
+    return Stored(name, tuple(tensor.shape), short, tensor.numel() * tensor.element_size(), file)
+
+
+def fingerprint(path: str | Path) -> str:
+    """Identity of the weights as 64 hex digits, in a moment whatever the size: the files are sampled, not read.
+
+    Hashes sizes, headers and the first bytes of every tensor (safetensors), or of evenly spaced blocks (pickles).
+    Neither the place nor the name of the files matters.
+    """
+    digest = hashlib.sha256()
+    for file in weight_files(path):
+        size = file.stat().st_size
+        digest.update(struct.pack("<Q", size))
+        if file.suffix == SAFETENSORS:
+            header = read_header(file)
+            digest.update(header.raw)
+            starts = sorted(header.data_start + offset for offset in header.offsets.values())
+        else:
+            starts = sorted({size * i // 1024 for i in range(1024)})
+        with file.open("rb") as handle:
+            for start in starts:
+                handle.seek(start)
+                digest.update(handle.read(SAMPLE_BYTES))
+    return digest.hexdigest()

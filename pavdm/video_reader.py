@@ -1,0 +1,326 @@
+"""Read any video FFmpeg can read: upright RGB frames at a constant rate, scaled and cropped, one at a time."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pavdm.errors import InputError
+from pavdm.video_pixels import is_transposed, to_rgb
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+logger = logging.getLogger(__name__)
+
+# FFmpeg takes plain text for ANSI art at 25 fps; these demuxers never hold what a person calls a video.
+_TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
+
+# Containers round time stamps: Matroska to milliseconds, others finer.
+_ROUNDING = Fraction(1, 1000)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video file holds. `num_frames` is the container's own count, or an estimate from rate and duration."""
+
+    width: int  # as shown: after rotation, with square pixels
+    height: int
+    fps: Fraction  # average
+    duration_seconds: float
+    num_frames: int
+    codec: str
+    has_audio: bool
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class _Source:
+    path: Path
+    info: VideoInfo
+    pixel_aspect: Fraction  # width / height of a stored pixel
+    origin: Fraction | None  # time stamp of the first decodable frame, seconds; None: the file has none
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    frame: VideoFrame
+    seconds: Fraction  # since time zero
+    duration: Fraction  # seconds it stays on screen
+
+
+def frame_rate(fps: float | Fraction) -> Fraction:
+    """Exact frame rate for a number as people write it: 24 -> 24, 23.976 -> 24000/1001. A Fraction is kept as it is.
+
+    Raises:
+        InputError: not a positive number up to 1000.
+    """
+    if not 0 < fps <= 1000:  # refuses NaN too
+        raise InputError(f"frame rate: expected a number above 0 and up to 1000 frames per second, got {fps}")
+    if isinstance(fps, Fraction):
+        return fps
+    ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+    if not float(fps).is_integer() and abs(fps - ntsc) < 2e-4 * fps:
+        return ntsc
+    return Fraction(fps).limit_denominator(1001)
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Facts of a video file, after decoding its first frame.
+
+    Raises:
+        InputError: no such file, a directory, unreadable, not a video, no video stream, nothing decodes.
+    """
+    return _examine(Path(path)).info
+
+
+def read_frames(
+    path: str | Path,
+    fps: float | Fraction | None = None,
+    size: tuple[int, int] | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+) -> Iterator[np.ndarray]:
+    """Stream frames of a video as uint8 arrays (H, W, 3), RGB 0..255, upright, on black where transparent.
+
+    Memory does not grow with the length of the file. Damaged parts are left out with a logged warning.
+
+    Args:
+        path: a video file.
+        fps: resample to this rate: output k shows what is on screen at `start + k / fps`, that is the last frame
+            whose time stamp is not later (to the container's rounding). None: every frame as stored.
+        size: (height, width) to fill: scaled to cover it with the aspect kept, then cropped around the centre.
+            None: as shown by a player.
+        start: seconds from the first frame; negative: seconds before the end.
+        end: seconds from the first frame, exclusive; negative: before the end. None, or past the end: all.
+
+    Raises:
+        InputError: see `probe`; a rate, size or time that makes no sense. Raised by the call, not by the iteration.
+    """
+    source = _examine(Path(path))
+    rate = None if fps is None else frame_rate(fps)
+    if size is not None and min(size) < 1:
+        raise InputError(f"size: expected a positive height and width, got {size[0]}x{size[1]}")
+    length = _length(source) if start or (end is not None and end < 0) else None
+    first = _moment("start", start, length, path)
+    last = None if end is None else _moment("end", end, length, path)
+    if length is not None and first >= length:
+        raise InputError(
+            f"{path} lasts {float(length):.3f} s: a start at {start} s leaves nothing; choose an earlier one"
+        )
+    if last is not None and last <= first:
+        raise InputError(f"{path}: the end ({end} s) must be later than the start ({start} s)")
+    return _frames(source, rate, size or (source.info.height, source.info.width), first, last)
+
+
+def _moment(name: str, seconds: float, length: Fraction | None, path: str | Path) -> Fraction:
+    if not math.isfinite(seconds):
+        raise InputError(f"{name}: expected a number of seconds, got {seconds}")
+    moment = Fraction(seconds).limit_denominator(10**6)
+    if moment >= 0:
+        return moment
+    assert length is not None
+    if length + moment < -_ROUNDING:
+        raise InputError(
+            f"{path} lasts only {float(length):.3f} s: the {name} cannot lie {-seconds} s before its end; "
+            "choose less, or a longer clip"
+        )
+    return max(length + moment, Fraction(0))
+
+
+def _frames(
+    source: _Source, fps: Fraction | None, size: tuple[int, int], start: Fraction, end: Fraction | None
+) -> Iterator[np.ndarray]:
+    from av.video.reformatter import VideoReformatter
+
+    decoded = _decode_from(source, start)
+    chosen = _as_stored(decoded, start, end) if fps is None else _resampled(decoded, fps, start, end)
+    reformatter = VideoReformatter()
+    for frame in chosen:
+        yield to_rgb(frame, source.pixel_aspect, size, reformatter)
+
+
+def _as_stored(decoded: Iterator[_Decoded], start: Fraction, end: Fraction | None) -> Iterator[VideoFrame]:
+    for item in decoded:
+        if end is not None and item.seconds >= end - _ROUNDING:
+            return
+        if item.seconds >= start - _ROUNDING:
+            yield item.frame
+
+
+def _resampled(
+    decoded: Iterator[_Decoded], fps: Fraction, start: Fraction, end: Fraction | None
+) -> Iterator[VideoFrame]:
+    shown: _Decoded | None = None
+    index = 0
+    for item in decoded:
+        while shown is not None and (now := start + index / fps) < item.seconds - _ROUNDING:
+            if end is not None and now >= end - _ROUNDING:
+                return
+            yield shown.frame
+            index += 1
+        shown = item
+    if shown is None:
+        return
+    stop = shown.seconds + shown.duration
+    stop = (stop if end is None else min(stop, end)) - _ROUNDING
+    while start + index / fps < stop:
+        yield shown.frame
+        index += 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    import av
+    from av.stream import Disposition
+
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give the path of a video file")
+    if path.is_dir():
+        raise InputError(f"{path} is a directory; give the path of a video file")
+    try:
+        container = av.open(f"file:{path}")  # the prefix keeps FFmpeg from reading a ":" as a protocol
+    except PermissionError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); check the permissions of the file"
+        ) from error
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{path} is not a video that FFmpeg can read, or it is cut off before its index ({error.strerror}); "
+            "give a video file such as .mp4, .mov, .mkv or .webm"
+        ) from error
+    with container:
+        if container.format.name in _TEXT_FORMATS:
+            raise InputError(f"{path} is a text file, not a video; give a video file")
+        # A cover picture in a music file is a video stream to FFmpeg.
+        streams = [s for s in container.streams.video if not Disposition.attached_pic & s.disposition]
+        if not streams:
+            raise InputError(f"{path} has no video stream; give a video file")
+        yield container, streams[0]
+
+
+def _examine(path: Path) -> _Source:
+    import av
+
+    with _opened(path) as (container, stream):
+        frame = next(_decoded_frames(container, stream), None)
+        if frame is None:
+            raise InputError(
+                f"{path}: not one frame of its video can be decoded; the file is empty or damaged"
+            )
+        fps = stream.average_rate or stream.guessed_rate or Fraction(25)
+        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
+        height, width = frame.height, max(1, round(frame.width * pixel_aspect))
+        if is_transposed(frame):
+            height, width = width, height
+        origin = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
+        if stream.duration and stream.time_base:
+            duration = stream.duration * stream.time_base
+        elif container.duration:
+            duration = Fraction(container.duration, av.time_base)
+        else:  # stills, raw streams
+            duration = _count_packets(path) / fps
+        info = VideoInfo(
+            width=width,
+            height=height,
+            fps=fps,
+            duration_seconds=float(duration),
+            num_frames=stream.frames or max(1, round(duration * fps)),
+            codec=stream.codec_context.name,
+            has_audio=bool(container.streams.audio),
+            metadata=dict(container.metadata),
+        )
+    return _Source(path, info, pixel_aspect, origin)
+
+
+def _count_packets(path: Path) -> int:
+    with _opened(path) as (container, stream):
+        return sum(packet.size > 0 for packet in container.demux(stream))
+
+
+def _length(source: _Source) -> Fraction:
+    """Seconds from the first frame to the end of the last that decodes, whatever the container claims."""
+    last = None
+    for last in _decode_from(source, Fraction(source.info.duration_seconds)):
+        pass
+    assert last is not None  # _examine decoded one
+    return last.seconds + last.duration
+
+
+def _decode_from(source: _Source, start: Fraction) -> Iterator[_Decoded]:
+    """Decoded frames from the one on screen at `start`, or earlier, on."""
+    import av
+
+    with _opened(source.path) as (container, stream):
+        if start > 0 and source.origin is not None and stream.time_base is not None:
+            try:
+                container.seek(int((start + source.origin) / stream.time_base), stream=stream)
+            except av.error.FFmpegError:
+                pass  # no index: decode from the beginning
+            frames = _timed(source, container, stream)
+            first = next(frames, None)
+            if first is not None and first.seconds <= start + _ROUNDING:
+                yield first
+                yield from frames
+                return
+    with _opened(source.path) as (container, stream):
+        yield from _timed(source, container, stream)
+
+
+def _timed(source: _Source, container: InputContainer, stream: VideoStream) -> Iterator[_Decoded]:
+    interval = 1 / source.info.fps
+    next_time = Fraction(0)
+    previous: Fraction | None = None
+    for frame in _decoded_frames(container, stream):
+        seconds = next_time
+        if source.origin is not None and frame.pts is not None and frame.time_base is not None:
+            seconds = frame.pts * frame.time_base - source.origin
+        if previous is not None and seconds <= previous:  # a broken time stamp: take the expected time
+            seconds = next_time
+        ticks: Any = getattr(frame, "duration", 0)  # PyAV 14 has no such attribute
+        duration = ticks * frame.time_base if ticks and frame.time_base else interval
+        previous, next_time = seconds, seconds + duration
+        yield _Decoded(frame, seconds, duration)
+
+
+def _decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Every frame that decodes; the first damage met is logged."""
+    import av
+
+    sound = True
+
+    def warn(reason: str | None) -> None:
+        nonlocal sound
+        if sound:
+            logger.warning("%s is damaged (%s): what cannot be decoded is left out", container.name, reason)
+        sound = False
+
+    packets = container.demux(stream)
+    ended = False
+    while not ended:
+        packet, frames = None, []
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError as error:
+            warn(error.strerror)
+        ended = packet is None
+        try:
+            frames = stream.decode(packet)  # None: what the decoder still holds
+        except av.error.EOFError:
+            pass  # it holds nothing
+        except av.error.FFmpegError as error:
+            warn(error.strerror)
+        for frame in frames:
+            if frame.is_corrupt:
+                warn("a frame is incomplete")
+            yield frame
