@@ -2,6 +2,7 @@
 
 Each subject runs in a process of its own, one after the other, on the same machine, with the same weights and inputs.
 A pass is one guided step: a prompt and the null text as a batch of two. It includes the projection of the texts.
+"Processor time" is the sum over threads: on a shared machine it is the steadier figure.
 
   python benchmarks/forward.py --published ~/pa_vdm            CPU, fp32, two threads, depth 2: the project's target
   python benchmarks/forward.py --device cuda --dtype bf16 --depth 28 --repeat 10
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 SUBJECTS = ("ours", "bare", "published")
 PIXELS_PER_LATENT = 8
+LINEAR_LAYERS = 6  # of a block, those that work on the window's tokens
 FPS = 24.0
 
 
@@ -49,23 +51,27 @@ def main() -> None:
             results[name] = json.loads(run.stdout.splitlines()[-1])
 
     print(f"{platform.processor() or platform.machine()}, {results['ours']['machine']}")
-    print(f"hidden {args.hidden}, depth {args.depth}, latents {tuple(args.latents)}, {args.text_tokens} text tokens, {args.dtype}")
+    latents = " x ".join(map(str, args.latents))
+    print(f"hidden {args.hidden}, depth {args.depth}, latents {latents}, {args.text_tokens} text tokens, {args.dtype}")
     for name, result in results.items():
-        rate = result["tflop"] / result["seconds"]
         print(
-            f"{name:10} {result['seconds'] * 1e3:10.1f} ms  {rate:8.3f} TFLOP/s  peak {result['peak_gib']:6.3f} GiB"
-            f"  (all passes: {' '.join(f'{s * 1e3:.1f}' for s in result['all'])} ms)"
+            f"{name:10}{result['seconds'] * 1e3:10.1f} ms  {result['tflop'] / result['seconds']:8.3f} TFLOP/s"
+            f"  peak {result['peak_gib']:6.3f} GiB  processor time {result['busy_seconds']:7.2f} s"
+            f"  passes, ms: {' '.join(f'{s * 1e3:.1f}' for s in result['all'])}"
         )
     for name in subjects[1:]:
-        time_ratio = results["ours"]["seconds"] / results[name]["seconds"]
-        print(f"ours / {name}: time {time_ratio:.3f}, peak memory {results['ours']['peak_gib'] / results[name]['peak_gib']:.3f}")
+        keys = ("seconds", "peak_gib", "busy_seconds")
+        ratios = [results["ours"][key] / results[name][key] for key in keys]
+        print("ours / {}: time {:.3f}, peak memory {:.3f}, processor time {:.3f}".format(name, *ratios))
     if "published" in results:
         print(f"outputs differ by {results['published']['difference']:.2e} (relative L2)")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--published", metavar="DIR", help="checkout of github.com/desaixie/pa_vdm to run beside ours (CPU)")
+    parser.add_argument(
+        "--published", metavar="DIR", help="checkout of github.com/desaixie/pa_vdm to run beside ours (CPU)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     parser.add_argument("--hidden", type=int, default=1152, help="hidden size (default: %(default)s)")
@@ -87,7 +93,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cuda = args.device.startswith("cuda")
     build = {"ours": build_ours, "bare": build_bare, "published": build_published}[args.subject]
     step = build(args)
-    seconds = []
+    seconds, busy_seconds = [], []
     with torch.no_grad():
         if cuda:
             for _ in range(3):
@@ -95,17 +101,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         for _ in range(args.repeat):
             if cuda:
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             out = step()
             if cuda:
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - start)
+            busy_seconds.append(time.process_time() - busy)
+    done = products(args)[: LINEAR_LAYERS if args.subject == "bare" else None]
+    device_name = torch.cuda.get_device_name() if cuda else f"{args.threads} CPU threads"
     result = {
         "seconds": statistics.median(seconds),
         "all": seconds,
+        "busy_seconds": statistics.median(busy_seconds),
         "peak_gib": (torch.cuda.max_memory_allocated() if cuda else peak_resident_bytes()) / 2**30,
-        "tflop": sum(2 * m * k * n * count for m, k, n, count in products(args)) / 1e12,
-        "machine": f"torch {torch.__version__}, {torch.cuda.get_device_name() if cuda else f'{args.threads} CPU threads'}",
+        "tflop": sum(2 * m * k * n * count for m, k, n, count in done) / 1e12,
+        "machine": f"torch {torch.__version__}, {device_name}",
     }
     if args.subject == "ours":
         torch.save(out, args.output)
@@ -124,7 +134,7 @@ def peak_resident_bytes() -> int:
 
 
 def products(args: argparse.Namespace) -> list[tuple[int, int, int, int]]:
-    """(m, k, n, count) of the matrix products of one pass: linear layers over the window, and both products of attention."""
+    """(m, k, n, count) of one pass's matrix products: the blocks' linear layers, then both products of attention."""
     batch, _, length, height, width = args.latents
     c, s = args.hidden, -(-height // 2) * -(-width // 2)
     tokens, blocks = batch * length * s, 2 * args.depth
@@ -138,7 +148,7 @@ def build_bare(args: argparse.Namespace) -> Callable[[], torch.Tensor]:
     import torch
 
     dtype = getattr(torch, args.dtype)
-    shapes = [shape for shape in products(args)[:6]]
+    shapes = products(args)[:LINEAR_LAYERS]
     tokens, c = shapes[0][0], args.hidden
     inputs = {k: torch.randn(tokens, k, device=args.device).to(dtype) for k in (c, 4 * c)}
     weights = {(k, n): torch.randn(n, k, device=args.device).to(dtype) for _, k, n, _ in shapes}
@@ -195,9 +205,7 @@ def build_ours(args: argparse.Namespace) -> Callable[[], torch.Tensor]:
     size = (height * PIXELS_PER_LATENT, width * PIXELS_PER_LATENT)
     positions = network.positions((height, width), size, device)
     index = torch.arange(batch)[:, None].expand(batch, length)
-    return lambda: network(
-        latents, timesteps, network.project_text(list(texts)), index, FPS, size, positions=positions
-    )
+    return lambda: network(latents, timesteps, network.project_text(list(texts)), index, FPS, size, positions=positions)
 
 
 def build_published(args: argparse.Namespace) -> Callable[[], torch.Tensor]:
@@ -239,7 +247,14 @@ def stand_in_for_missing_packages(checkout: Path) -> None:
     from torch import nn
 
     class Mlp(nn.Module):
-        def __init__(self, in_features: int, hidden_features: int, out_features: int | None = None, act_layer: Any = nn.GELU, drop: float = 0) -> None:
+        def __init__(
+            self,
+            in_features: int,
+            hidden_features: int,
+            out_features: int | None = None,
+            act_layer: Any = nn.GELU,
+            drop: float = 0,
+        ) -> None:
             super().__init__()
             self.fc1 = nn.Linear(in_features, hidden_features)
             self.act = act_layer()
@@ -274,7 +289,13 @@ def stand_in_for_missing_packages(checkout: Path) -> None:
         vars(made).update(content)
         return made
 
-    for name in ("opensora", "opensora.models", "opensora.models.stdit", "opensora.models.layers", "opensora.acceleration"):
+    for name in (
+        "opensora",
+        "opensora.models",
+        "opensora.models.stdit",
+        "opensora.models.layers",
+        "opensora.acceleration",
+    ):
         module(name, checkout / name.replace(".", "/"))
     registry = types.SimpleNamespace(register_module=lambda *_args, **_keywords: lambda made: made)
     module("opensora.registry", MODELS=registry)

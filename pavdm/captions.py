@@ -1,12 +1,13 @@
 """Prompt text as the network was trained to read it: a score suffix, then caption cleaning applied twice.
 
-Open-Sora cleaned every training caption with the rules below (they go back to PixArt's), so a prompt has to go through
-the same rules, oddities included, to give the tokens the network knows. The text must come out equal to the published
-one, character by character; the order of the rules is part of that. Two things a reader may trip over:
+Open-Sora cleaned every training caption with the rules below (they go back to PixArt's), so a prompt has to
+go through the same rules, oddities included, to give the tokens the network knows. The text must come out
+equal to the published one, character by character; the order of the rules is part of that. Two things a
+reader may trip over:
 
 - Chinese and Japanese (kanji) characters are removed altogether: such a prompt has to be translated first.
-- The last whitespace is only stripped after the rules for the text's edges, so those rules do not see through a space
-  that an earlier removal left at an edge. The second pass does.
+- The last whitespace is only stripped after the rules for the text's edges, so those rules do not see through
+  a space that an earlier removal left at an edge. The second pass does.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ CLUTTER_RULES: tuple[Rule, ...] = (
         r"\u301c\u3030\u30a0\ufe31\ufe32\ufe58\ufe63\uff0d]+",
         "-",
     ),
-    _rule("double quotes", r"[`´«»“”¨]", '"'),
-    _rule("single quotes", r"[‘’]", "'"),
+    _rule("double quotes", r"[`\u00b4\u00ab\u00bb\u201c\u201d\u00a8]", '"'),
+    _rule("single quotes", r"[\u2018\u2019]", "'"),
     _rule("entity of a double quote", r"&quot;?"),
     _rule("entity of an ampersand", r"&amp"),
     _rule("IP address", r"\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}", " "),
@@ -87,7 +88,7 @@ CATALOGUE_RULES: tuple[Rule, ...] = (
     _rule("file type", rf"\b{_FILE_TYPES}(?:\simages?)?"),
     _rule("page number", r"\bpage\s+\d+\b"),
     _rule("code such as j2d1a2a", r"\b\d*[a-zA-Z]+\d+[a-zA-Z]+\d+[a-zA-Z\d]*\b", " "),
-    _rule("size such as 1024x768", r"\b\d+\.?\d*[x\u0445×]\d+\.?\d*\b"),  # \u0445: the Cyrillic letter
+    _rule("size such as 1024x768", r"\b\d+\.?\d*[x\u0445\u00d7]\d+\.?\d*\b"),  # or a Cyrillic x, or a times sign
     _rule("space before a colon", r"\b\s+:\s+", ": "),
     _rule("no space after punctuation", r"(\D[,./])\b", r"\1 "),
     _rule("run of spaces", r"\s+", " "),
@@ -119,14 +120,12 @@ def clean_caption(text: str) -> str:
     return _apply(EDGE_RULES, text).strip()
 
 
-def add_scores(
-    text: str, aesthetic: float | None = 6.5, motion: float | None = None, camera: str | None = None
-) -> str:
-    """`text` with the suffix that Open-Sora was trained to be steered by. A score is left out when it is None, or when
-    the text already names one of its kind.
+def add_scores(text: str, aesthetic: float | None = 6.5, motion: float | None = None, camera: str | None = None) -> str:
+    """`text` with the suffix that Open-Sora was trained to be steered by. A score is left out when it is
+    None, or when the text already names one of its kind.
 
-    aesthetic: 1 to 10, where 6.5 counts as high. motion: mean optical flow, 0 is a still picture. camera: "pan left".
-    Source: `opensora/utils/inference_utils.py`, append_score_to_prompts.
+    aesthetic: 1 to 10, where 6.5 counts as high. motion: mean optical flow, 0 is a still picture. camera:
+    "pan left". Source: `opensora/utils/inference_utils.py`, append_score_to_prompts.
     """
     suffix = ""
     if aesthetic is not None and "aesthetic score:" not in text:
@@ -138,17 +137,15 @@ def add_scores(
     return text + suffix
 
 
-def preprocess(
-    text: str, aesthetic: float | None = 6.5, motion: float | None = None, camera: str | None = None
-) -> str:
+def preprocess(text: str, aesthetic: float | None = 6.5, motion: float | None = None, camera: str | None = None) -> str:
     """What the text encoder gets for a prompt: scores added, then cleaned twice, as in training.
 
     Logs a warning when the rules leave nothing of a prompt that was not blank.
     """
     if text.strip() and not clean_caption(clean_caption(text)):
         logger.warning(
-            "nothing is left of the prompt %r after cleaning (Chinese characters, links, file names and product codes "
-            "are removed): describe the video in English words",
+            "nothing is left of the prompt %r after cleaning, which removes Chinese characters, links, "
+            "file names and product codes: describe the video in English words",
             text,
         )
     return clean_caption(clean_caption(add_scores(text, aesthetic, motion, camera)))
@@ -171,7 +168,7 @@ def _without_tags(text: str) -> str:
             return BeautifulSoup(text, features="html.parser").text
         except ParserRejectedMarkup:
             raise InputError(
-                f"expected a prompt in plain words, got one with a broken HTML declaration: take '<![' out of {text!r}"
+                f"expected a prompt in plain words, got a broken HTML declaration: take '<![' out of {text!r}"
             ) from None
         except UnicodeEncodeError:
             raise InputError(

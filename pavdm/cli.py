@@ -308,7 +308,6 @@ def _run_video(options: argparse.Namespace) -> int:
     from pavdm.engine import Monitor, make_video
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
-    from pavdm.video_writer import partial_path
 
     chunk_frames = settings.schedule.chunk_latents * 17 / 5
     with ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
@@ -316,8 +315,7 @@ def _run_video(options: argparse.Namespace) -> int:
             outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, should_stop))
         except Interrupted:
             bar.close()
-            again = f"Run the same command to go on from {options.state}." if options.state else "Add --state to resume."
-            print(f"interrupted; what is finished is in {partial_path(settings.out)}. {again}", file=sys.stderr)
+            print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)
             return EXIT_INTERRUPTED
     seconds = outcome.num_frames / outcome.fps
     print(
@@ -325,6 +323,14 @@ def _run_video(options: argparse.Namespace) -> int:
         f"{outcome.new_frames} of them new"
     )
     return 0
+
+
+def _what_is_left(settings: Settings) -> str:
+    partial = settings.out.with_suffix(f".partial{settings.out.suffix}")
+    kept = f"what is finished is in {partial}. " if partial.exists() else ""
+    if settings.state_directory is None:
+        return f"{kept}With --state DIR a run can be continued"
+    return f"{kept}The same command goes on from {settings.state_directory}"
 
 
 @contextmanager

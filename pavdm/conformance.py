@@ -112,7 +112,10 @@ def _run_forward(
 
 
 def _forward(directory: Path, model: dict[str, Any], network: STDiT3) -> Iterator[Result]:
-    data = load_file(directory / "stdit3_forward.safetensors")
+    path = directory / "stdit3_forward.safetensors"
+    if not path.is_file():
+        return
+    data = load_file(path)
     for case in model.get("forward", []):
         name, size = case["name"], (case["height"], case["width"])
 
@@ -168,7 +171,10 @@ class _Recorder:
 
 
 def _progressive(directory: Path, model: dict[str, Any], network: STDiT3) -> Iterator[Result]:
-    data = load_file(directory / "progressive_sampler.safetensors")
+    path = directory / "progressive_sampler.safetensors"
+    if not path.is_file():
+        return
+    data = load_file(path)
     for case in model.get("progressive_sampler", []):
         name = f"progressive_sampler.{case['name']}"
         yield _guarded(name, lambda case=case, name=name: _progressive_case(name, case, data, network))  # type: ignore[misc]
@@ -217,7 +223,10 @@ def _progressive_case(name: str, case: dict[str, Any], data: dict[str, Tensor], 
 
 
 def _rectified_flow(directory: Path, model: dict[str, Any], network: STDiT3) -> Iterator[Result]:
-    data = load_file(directory / "rectified_flow_sampler.safetensors")
+    path = directory / "rectified_flow_sampler.safetensors"
+    if not path.is_file():
+        return
+    data = load_file(path)
     for case in model.get("rectified_flow_sampler", []):
         name = f"rectified_flow_sampler.{case['name']}"
 

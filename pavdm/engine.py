@@ -12,7 +12,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -86,10 +85,9 @@ class Settings:
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.total_seconds is None):
             raise InputError("give either --seconds (new video) or --total-seconds (the whole output), not both or none")
-        length = self.seconds if self.seconds is not None else self.total_seconds
-        assert length is not None
-        if not 0 < length <= MAX_SECONDS:
-            raise InputError(f"the length must be above 0 and at most {MAX_SECONDS} seconds (a day): got {length:g}")
+        length = self.total_seconds if self.seconds is None else self.seconds
+        if length is None or not 0 < length <= MAX_SECONDS:
+            raise InputError(f"the length must be above 0 and at most {MAX_SECONDS} seconds (a day): got {length}")
         if not 1 <= self.fps <= 240:
             raise InputError(f"fps must be between 1 and 240: got {self.fps:g}")
         if not math.isfinite(self.guidance_scale):
@@ -161,7 +159,7 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
     vae = load_vae(files.vae, precision.device, precision.vae_dtype, files.spatial_vae)
     vae.tile = precision.tile
     latents, size = _encode(settings, vae, clip, precision)
-    fresh = _fresh_state(settings, schedule, loop, latents, (1, vae.config.latent_channels, *size), files, precision, clip)
+    fresh = _fresh_state(settings, schedule, loop, latents, (1, len(vae.config.scale), *size), files, precision, clip)
     plan = _plan(settings, fresh, loop, clip, latents)
     if settings.method == "progressive" and schedule.variable_length:
         fresh = replace(fresh, total=plan.num_chunks)
@@ -210,10 +208,13 @@ def _schedules(settings: Settings) -> tuple[Schedule, rectified_flow.Replacement
     """
     height, width = settings.size
     if settings.method == "progressive":
-        shift = timestep_shift(height, width, settings.schedule.window_latents)
-        return replace(settings.schedule, shift=shift if settings.timestep_transform else None), None
-    loop = rectified_flow.ReplacementLoop(steps=settings.schedule.steps)
-    shift = timestep_shift(height, width, loop.clip_latents) if settings.timestep_transform else None
+        loop, window = None, settings.schedule.window_latents
+    else:
+        loop = rectified_flow.ReplacementLoop(steps=settings.schedule.steps)
+        window = loop.clip_latents
+    shift = timestep_shift(height, width, window) if settings.timestep_transform else None
+    if loop is None:
+        return replace(settings.schedule, shift=shift), None
     return Schedule(1, loop.new_latents, loop.steps, shift=shift), replace(loop, shift=shift)
 
 
@@ -319,11 +320,10 @@ def _plan(
     if settings.seconds is not None:
         new_frames = round(settings.seconds * settings.fps)
     else:
-        assert settings.total_seconds is not None
-        new_frames = round(settings.total_seconds * settings.fps) - clip_frames - replaced_frames
+        new_frames = round((settings.total_seconds or 0) * settings.fps) - clip_frames - replaced_frames
     if new_frames < 1:
-        length = "" if clip is None else f" (the clip itself has {(clip_frames + replaced_frames) / settings.fps:.2f} s)"
-        raise InputError(f"the length asked for leaves no new frame at {settings.fps:g} fps{length}: ask for more seconds")
+        length_of_clip = "" if clip is None else f" (the clip itself has {(clip_frames + replaced_frames) / settings.fps:.2f} s)"
+        raise InputError(f"the length asked for leaves no new frame at {settings.fps:g} fps{length_of_clip}: ask for more seconds")
     decoded_frames = replaced_frames + new_frames
     sampled_latents = math.ceil(decoded_frames / PIECE_FRAMES) * PIECE_LATENTS - lead.shape[2]
     if loop is not None and latents is None:  # the first clip of a loop that starts from text is all new

@@ -1,4 +1,4 @@
-"""Randomly initialised sets of networks, in the layout of the published ones: to try every stage without any weights."""
+"""Randomly initialised sets of networks, in the layout of the published ones: to try every stage without weights."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.models.checkpoint import ROPE, WEIGHTS, rope_frequencies
 from pavdm.models.files import CONFIG, ModelFiles
 from pavdm.models.random_text_encoder import _write_tokenizer as write_tokenizer
 from pavdm.models.spatial_vae import SpatialConfig
-from pavdm.models.stdit3 import STDiT3, STDiT3Config
+from pavdm.models.stdit3 import STDiT3
+from pavdm.models.stdit3_config import STDiT3Config
 from pavdm.models.temporal_vae import TemporalConfig
 from pavdm.models.vae import VAEConfig, VideoVAE
 from pavdm.models.write import Spec, write_json, write_safetensors
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS = "model.safetensors"
 PIECE = 2**24  # values drawn and written at a time
 SPARE_BYTES = 2**24  # for tokenizer, configurations and the file system's own needs
 
@@ -67,10 +68,10 @@ PRESETS: Mapping[str, Preset] = {
         torch.float32,
     ),
     "small": Preset(
-        STDiT3Config(hidden_size=384, depth=6, num_heads=6, caption_channels=256),
+        STDiT3Config(hidden_size=256, depth=8, num_heads=4, caption_channels=256),
         VAEConfig(
-            spatial=SpatialConfig(block_out_channels=(32, 64, 128, 128), layers_per_block=1),
-            temporal=TemporalConfig(filters=32, num_res_blocks=2),
+            spatial=SpatialConfig(block_out_channels=(16, 32, 64, 64), layers_per_block=1, norm_num_groups=16),
+            temporal=TemporalConfig(filters=32, num_res_blocks=1),
         ),
         TextEncoderConfig(d_model=256, d_kv=64, d_ff=512, num_layers=4, num_heads=4, vocab_size=259),
         torch.float32,
@@ -82,8 +83,8 @@ PRESETS: Mapping[str, Preset] = {
 def create(directory: str | Path, size: str = "tiny", seed: int = 0) -> ModelFiles:
     """Write a full set into `directory`, in the sub-folders stdit, vae and text_encoder (with its tokenizer).
 
-    size: tiny (0.6 M parameters), small (tens of millions) or xl (the published sizes, 12.5 GB in bf16). Equal sizes and
-    seeds give equal files. Memory stays bounded whatever the size. The set appears under its name when it is complete.
+    size: tiny (0.9 M parameters in all), small (25 M) or xl (the published sizes: 6.3 G, 12.5 GB in bf16). Equal sizes
+    and seeds give equal files. Memory stays bounded whatever the size. The set gets its name when it is complete.
     Raises InputError for an unknown size, a directory that holds something, or too little disk space.
     """
     if size not in PRESETS:
@@ -92,8 +93,9 @@ def create(directory: str | Path, size: str = "tiny", seed: int = 0) -> ModelFil
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} exists and is not empty; nothing was written. Give a new directory.")
     preset = PRESETS[size]
+    rope = {ROPE: ((preset.stdit.head_dim // 2,), torch.float32)}
     networks = {
-        "stdit": (preset.stdit.to_dict(), _specs(STDiT3(preset.stdit, device="meta", dtype=preset.dtype))),
+        "stdit": (preset.stdit.to_dict(), {**_specs(STDiT3(preset.stdit, device="meta", dtype=preset.dtype)), **rope}),
         "vae": (preset.vae.to_dict(), _specs(VideoVAE(preset.vae, device="meta", dtype=preset.dtype))),
         "text_encoder": _text_encoder(preset),
     }
@@ -144,19 +146,21 @@ def _check_space(place: Path, networks: Mapping[str, tuple[Mapping[str, Any], Ma
     free = shutil.disk_usage(place).free
     if needed > free:
         raise InputError(
-            f"not enough disk space: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free. Nothing was written."
+            f"not enough disk space: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free. "
+            "Nothing was written."
         )
 
 
-def _drawer(
-    specs: Mapping[str, Spec], generator: torch.Generator, preset: Preset
-) -> Callable[[str], Iterator[Tensor]]:
+def _drawer(specs: Mapping[str, Spec], generator: torch.Generator, preset: Preset) -> Callable[[str], Iterator[Tensor]]:
     """Values of a tensor by its name, in pieces, drawn so that activations keep about the size that they come with."""
 
     def draw(name: str) -> Iterator[Tensor]:
         shape, _ = specs[name]
         if name in ("scale", "shift"):
             yield torch.tensor(getattr(preset.vae, name))
+            return
+        if name == ROPE:
+            yield rope_frequencies(preset.stdit)
             return
         mean, deviation = _distribution(name, shape, preset.text_encoder.d_kv)
         count = math.prod(shape)

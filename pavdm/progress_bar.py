@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -23,7 +24,7 @@ class ProgressBar:
         self._fps = fps
         self._chunk_frames = chunk_frames
         self._hidden = hidden
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         self._first: tuple[float, int] | None = None  # when the first call was reported, and its chunk
 
     def __enter__(self) -> ProgressBar:

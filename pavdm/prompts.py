@@ -4,12 +4,13 @@ Three forms, told apart by how the prompt begins:
 
     a lighthouse in the rain                   one text for the whole video
     |0| a lighthouse |3| the rain stops        from new chunk 3 on, the second text (the published form)
-    |0s| a lighthouse |12.5s| the rain stops   from the first chunk on that begins at 12.5 s of new video or later
+    |0s| a lighthouse |12.5s| the rain stops   from the first chunk that begins at 12.5 s or later
 
-A prompt is read as a schedule only when it begins with `|` and a number; any other bar is part of a plain text. Inside a
-schedule a bar always ends a text. The published code knows the first two forms (`opensora/utils/inference_utils.py`,
-split_prompt), and tells them apart by a leading `|0|`; here a schedule that begins with another number is an error, not
-a plain text with bars in it.
+Chunks and seconds count the new video, without the clip. A prompt is read as a schedule only when it begins
+with `|` and a number; any other bar is part of a plain text. Inside a schedule a bar always ends a text. The
+published code knows the first two forms (`opensora/utils/inference_utils.py`, split_prompt), and tells them
+apart by a leading `|0|`; here a schedule that begins with another number is an error, not a plain text with
+bars in it.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from pavdm.errors import InputError
 
 _SCHEDULE_START = re.compile(r"\s*\|\s*[-+]?\.?\d")
 _SYNTAX = "write '|0| first text |3| next text' (chunks) or '|0s| first text |12.5s| next text' (seconds)"
-# Seconds of a chunk are a product with a rounded chunk length; a microsecond is far below the length of a frame.
+# A chunk's second is a product with a rounded chunk length; a microsecond is far below the length of a frame.
 _ROUNDING_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """Texts and the points where each begins. `str(schedule)` is its canonical form: parsing it gives an equal schedule.
+    """Texts and the points where each begins. `str(schedule)` is its canonical form: parsing it gives an
+    equal schedule.
 
-    texts: at least one, none blank. starts: as many, 0 first, strictly increasing; in chunks (whole) or in seconds.
-    Raises InputError otherwise.
+    texts: at least one, none blank. starts: as many, 0 first, strictly increasing; in chunks (whole) or in
+    seconds. Raises InputError otherwise.
     """
 
     texts: tuple[str, ...]
@@ -55,8 +57,8 @@ class PromptSchedule:
                 raise InputError(f"a text of a prompt schedule cannot contain '|', got {text!r}; {_SYNTAX}")
         if self.starts[0] != 0:
             raise InputError(
-                f"a prompt schedule must start at 0, got {self._mark(0)} first: begin it with the text of the first "
-                f"chunk; {_SYNTAX}"
+                f"a prompt schedule must start at 0, got {self._mark(0)} first: begin with the text of the "
+                f"first chunk; {_SYNTAX}"
             )
         for number in range(1, len(self.starts)):
             if not self.starts[number - 1] < self.starts[number] < math.inf:
@@ -67,14 +69,15 @@ class PromptSchedule:
 
     @classmethod
     def parse(cls, text: str) -> PromptSchedule:
-        """The schedule that `text` spells (see the module's docstring). Raises InputError when it spells none."""
+        """The schedule that `text` spells (see the module's docstring). Raises InputError when it spells
+        none."""
         if not _SCHEDULE_START.match(text):
             return cls((text.strip(),))
         pieces = text.strip().split("|")[1:]
         if len(pieces) % 2:
             raise InputError(
-                f"every start in a prompt schedule needs a second '|' and a text, got {'|' + pieces[-1]!r} at the end; "
-                f"{_SYNTAX}"
+                f"every start in a prompt schedule needs a second '|' and a text, got {'|' + pieces[-1]!r} "
+                f"at the end; {_SYNTAX}"
             )
         marks = [mark.strip() for mark in pieces[::2]]
         texts = tuple(piece.strip() for piece in pieces[1::2])
@@ -119,8 +122,8 @@ def _chunk(mark: str) -> int:
         return int(mark)
     except ValueError:
         raise InputError(
-            f"a start in a prompt schedule must be the whole number of a chunk, such as |3|, or seconds, such as "
-            f"|12.5s|, got |{mark}|; begin the prompt with a letter if it is no schedule"
+            f"a start in a prompt schedule must be the whole number of a chunk, such as |3|, or seconds, "
+            f"such as |12.5s|, got |{mark}|; begin the prompt with a letter if it is no schedule"
         ) from None
 
 
@@ -128,6 +131,4 @@ def _seconds(mark: str) -> float:
     try:
         return float(mark[:-1])
     except ValueError:
-        raise InputError(
-            f"a start in a prompt schedule must be a number of seconds, such as |12.5s|, got |{mark}|; {_SYNTAX}"
-        ) from None
+        raise InputError(f"a start in a prompt schedule must be a number of seconds, got |{mark}|; {_SYNTAX}") from None

@@ -19,9 +19,8 @@ from pavdm.video_pixels import to_yuv420
 from pavdm.video_reader import frame_rate
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from av.video.stream import VideoStream
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +138,9 @@ class VideoWriter:
         from av.video.reformatter import VideoReformatter
 
         options = {
-            # frag_discont: the fragment starts at the time of its first packet instead of at 0
+            # frag_discont and avoid_negative_ts: the fragment starts at the time of its first packet, not at 0
             "movflags": "empty_moov+default_base_moof+frag_discont+skip_trailer+use_metadata_tags",
+            "avoid_negative_ts": "disabled",
             "fragment_index": str(self._num_pieces + 1),
         }
         buffer = io.BytesIO()

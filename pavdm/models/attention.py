@@ -26,15 +26,16 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def flash(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The flash-attn package: shapes as in `sdpa`; fp16 or bf16 tensors on a CUDA device only."""
     flash_attn = importlib.import_module("flash_attn")
-    out = flash_attn.flash_attn_func(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))  # (B, N, heads, D)
+    q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, N, heads, D)
+    out: Tensor = flash_attn.flash_attn_func(q, k, v)
     return out.flatten(2)
 
 
 def best_attention(device: torch.device | str, dtype: torch.dtype) -> tuple[str, Attention]:
     """Name and function of the fastest back end that is installed and fits the device and the dtype.
 
-    flash-attn needs a half precision and an NVIDIA GPU of compute capability 8.0 (Ampere) or newer. A copy of it that is
-    installed but does not load, as one built for another torch, is reported in the log and passed over.
+    flash-attn needs half precision and an NVIDIA GPU of compute capability 8.0 (Ampere) or newer. A copy of it
+    that is installed but does not load, as one built for another torch, is named in the log and passed over.
     """
     device = torch.device(device)
     if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from pavdm.errors import InputError
 from pavdm.models.attention import Attention, sdpa
+from pavdm.models.embeddings import PERIOD
 from pavdm.models.files import CONFIG, PARTS, Part, config_type, read_config
 from pavdm.models.kinds import Kind, identify
 from pavdm.models.spatial_vae import SpatialConfig, rename_legacy_keys
-from pavdm.models.stdit3 import STDiT3, STDiT3Config
+from pavdm.models.stdit3 import STDiT3
+from pavdm.models.stdit3_config import STDiT3Config
 from pavdm.models.vae import SPATIAL_PREFIX, TEMPORAL_PREFIX, VAEConfig, VideoVAE
 from pavdm.models.weights import Weights, fingerprint, load_state_dict
 from pavdm.models.write import write_json, write_state_dict
@@ -26,6 +28,7 @@ __all__ = ["fingerprint", "load_state_dict", "load_stdit3", "load_vae", "save_st
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
+ROPE = "rope.freqs"
 NORMALISATION = ("scale", "shift")
 STDIT, VAE, SPATIAL_VAE = (next(part for part in PARTS if part.name == n) for n in ("stdit", "vae", "spatial_vae"))
 NAMED = 4  # keys of each sort that an error spells out
@@ -107,18 +110,23 @@ def load_vae(
 
 
 def save_stdit3(network: STDiT3, directory: str | Path) -> None:
-    """Write config.json and model.safetensors as hpcai-tech/OpenSora-STDiT-v3 has them; existing ones are replaced.
+    """Write config.json and model.safetensors as hpcai-tech/OpenSora-STDiT-v3 has them; replaces existing ones.
 
     Raises InputError if the disk is full or the place cannot be written; then neither file is half written.
     """
-    # The published loader expects the rotary frequencies, which pavdm computes instead of storing them.
-    head_dim = network.config.head_dim
-    rope = {"rope.freqs": 10000.0 ** -(torch.arange(0, head_dim, 2) / head_dim)}
-    _save({**network.state_dict(), **rope}, network.config.to_dict(), Path(directory))
+    _save({**network.state_dict(), ROPE: rope_frequencies(network.config)}, network.config.to_dict(), Path(directory))
+
+
+def rope_frequencies(config: STDiT3Config) -> Tensor:
+    """Rotary frequencies (head_dim / 2,), which published files hold and the published loader expects.
+
+    The network computes its own, in fp32, whatever a file says.
+    """
+    return PERIOD ** -(torch.arange(0, config.head_dim, 2) / config.head_dim)
 
 
 def save_vae(vae: VideoVAE, directory: str | Path) -> None:
-    """Write config.json and model.safetensors with the keys of hpcai-tech/OpenSora-VAE-v1.2; existing ones are replaced.
+    """Write config.json and model.safetensors with the keys of hpcai-tech/OpenSora-VAE-v1.2; replaces existing ones.
 
     Raises InputError if the disk is full or the place cannot be written; then neither file is half written.
     """
@@ -134,10 +142,13 @@ def stdit3_config(weights: Weights) -> STDiT3Config:
     file = weights.files[0].parent / CONFIG
     content = read_config(file.parent)
     if config_type(content) != "STDiT3":
-        return STDiT3Config.from_state_dict(weights.shapes)
-    config = STDiT3Config.from_dict(content)
+        return _inferred(weights)
     try:
-        inferred = STDiT3Config.from_state_dict(weights.shapes)
+        config = STDiT3Config.from_dict(content)
+    except TypeError as error:
+        raise InputError(f"{file} is damaged ({error}). Download or copy it again.") from error
+    try:
+        inferred = _inferred(weights)
     except InputError:
         return config  # keys are missing: the verification that follows names them all
     fields = [name for name in SHAPE_FIELDS if name != "num_heads" or inferred.qk_norm]
@@ -149,6 +160,15 @@ def stdit3_config(weights: Weights) -> STDiT3Config:
             f"Put the config.json that came with these weights there, or remove it to have it inferred."
         )
     return config
+
+
+def _inferred(weights: Weights) -> STDiT3Config:
+    try:
+        return STDiT3Config.from_state_dict(weights.shapes)
+    except InputError as error:
+        raise InputError(f"{weights.path}: {error}") from error
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise InputError(f"{weights.path}: the shapes of its tensors are not those of an STDiT3.") from error
 
 
 def _save(tensors: Mapping[str, Tensor], config: Mapping[str, Any], directory: Path) -> None:
@@ -211,15 +231,14 @@ def _require(weights: Weights, kinds: Collection[Kind], part: Part) -> Kind:
     kind = identify(weights.stored)
     if kind not in kinds:
         raise InputError(
-            f"{weights.path} is not {part.title}: its keys look like this: {kind.value}. Expected a checkpoint like "
-            f"{part.source} on Hugging Face, or one fine-tuned from it. First keys: {', '.join(list(weights.stored)[:3])}"
+            f"{weights.path} is not {part.title}: the network in it is: {kind.value}. Expected a checkpoint like "
+            f"{part.source} on Hugging Face, or one fine-tuned from it. "
+            f"First keys: {', '.join(list(weights.stored)[:3])}"
         )
     return kind
 
 
-def _verify(
-    wanted: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path, part: Part
-) -> None:
+def _verify(wanted: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], path: Path, part: Part) -> None:
     missing = [key for key in wanted if key not in shapes]
     unexpected = [key for key in shapes if key not in wanted]
     misshaped = [
@@ -243,7 +262,7 @@ def _verify(
 
 def _recomputed(key: str) -> bool:
     """Tables that some checkpoints carry and the network computes: rotary frequencies and sinusoidal positions."""
-    return key == "rope.freqs" or key == "pos_embed" or key.startswith(("pos_embed.", "pos_embed_"))
+    return key == ROPE or key == "pos_embed" or key.startswith(("pos_embed.", "pos_embed_"))
 
 
 def _fill(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:

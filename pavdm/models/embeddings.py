@@ -1,4 +1,4 @@
-"""Sinusoids of STDiT3: timesteps, token positions and temporal rotations. All in fp32, whatever the weights are."""
+"""Sinusoids of STDiT3: timesteps, token positions, temporal rotations. All in fp32, whatever the weights are."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ PERIOD = 10000.0
 
 
 def timestep_sinusoid(timesteps: Tensor, channels: int) -> Tensor:
-    """(U,) values, fractional ones too -> (U, channels) fp32: cosines in the first half, sines in the second."""
+    """(U,) values, fractional ones too -> (U, channels) fp32: cosines, then sines."""
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps.float()[:, None] * torch.exp(-math.log(PERIOD) * exponents)
     return torch.cat((angles.cos(), angles.sin()), dim=1)
 
 
-def spatial_sinusoid(grid: tuple[int, int], channels: int, scale: float, device: torch.device | str) -> Tensor:
-    """2D positions of a grid of (rows, columns) tokens -> (rows * columns, channels) fp32.
+def spatial_sinusoid(rows: int, columns: int, channels: int, scale: float, device: torch.device | str) -> Tensor:
+    """2D positions of a grid of tokens -> (rows * columns, channels) fp32.
 
-    Coordinates are stretched as if the grid were a square of the same number of tokens, and divided by `scale`, the size
-    of the picture relative to the training size. The column fills the first half of the channels, the row the second;
-    each half holds sines, then cosines.
+    Coordinates are stretched as if the grid were a square of the same number of tokens, and divided by `scale`,
+    the size of the picture relative to the training size. The column fills the first half of the channels, the
+    row the second; each half holds sines, then cosines.
     """
-    rows, columns = grid
     side = round(math.sqrt(rows * columns))
-    frequencies = PERIOD ** -(torch.arange(0, channels // 2, 2, dtype=torch.float32, device=device) / (channels // 2))
+    half = channels // 2
+    frequencies = PERIOD ** -(torch.arange(0, half, 2, dtype=torch.float32, device=device) / half)
 
     def axis(length: int) -> Tensor:
         places = torch.arange(length, dtype=torch.float32, device=device) / scale * (side / length)

@@ -24,7 +24,7 @@ class Kind(Enum):
     CLIP = "CLIP text encoder"
     LORA = "LoRA (a set of changes to a network, not a network)"
     QUANTISED = "quantised weights"
-    UNKNOWN = "network unknown to pavdm"
+    UNKNOWN = "none that pavdm knows"
 
 
 # A kind is recognised when every fragment of its row occurs in some key. The first row that fits wins, so what

@@ -1,4 +1,4 @@
-"""A randomly initialised T5 encoder on disk, with a tokenizer: stands in for the published one where no weights are."""
+"""A randomly initialised T5 encoder with its tokenizer, on disk: a stand-in where no weights are at hand."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def random_text_encoder(
     seed: int,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Writes config.json, model.safetensors, tokenizer.json and tokenizer_config.json, for `TextEncoder.load`.
+    """Writes the files that `TextEncoder.load` wants into `directory`, which is created.
 
-    The network is T5 v1.1's (gated GELU, embeddings shared); the vocabulary is the 256 bytes of UTF-8. Equal arguments
-    give equal weights; no global random state is read or changed. Creates `directory`.
+    The network is T5 v1.1's (gated GELU, embeddings shared); the vocabulary is the 256 bytes of UTF-8. Equal
+    arguments give equal weights; no global random state is read or changed.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -89,6 +89,7 @@ def _write_tokenizer(directory: Path) -> int:
         "eos_token": EOS,
         "unk_token": UNKNOWN,
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return len(vocab)

@@ -1,7 +1,7 @@
-"""Layers of STDiT3: blocks, embedders and the final layer. Tokens are (B, T, S, C): S tokens in each of T latent frames.
+"""Layers of STDiT3. Tokens are (B, T, S, C): S tokens in each of T latent frames.
 
-Without autograd the layers work slice by slice and add to the tokens in place, so that temporaries stay small whatever
-the window is; `slice_bytes` bounds them. With autograd (`slice_bytes` None) nothing is overwritten.
+Without autograd the layers work slice by slice and add to the tokens in place, so that temporaries stay small
+whatever the window is; `slice_bytes` bounds them. With autograd (`slice_bytes` None) nothing is overwritten.
 `operations` is the namespace that the weight layers come from (see `STDiT3`).
 """
 
@@ -57,9 +57,9 @@ def text_runs(texts: Tensor, num_tokens: Sequence[int]) -> list[TextRun]:
 
 
 def slices(count: int, unit_bytes: int, slice_bytes: int | None) -> Iterator[slice]:
-    """Cut `count` frames or columns, whose tokens take `unit_bytes` each, so that a slice's temporaries fit `slice_bytes`.
+    """Cut `count` frames or columns into slices whose temporaries take at most `slice_bytes` (None: one slice).
 
-    None gives a single slice.
+    unit_bytes: the tokens of one frame or column.
     """
     step = count if slice_bytes is None else min(count, max(1, slice_bytes // (WIDEST * unit_bytes)))
     for start in range(0, count, step):
@@ -67,7 +67,11 @@ def slices(count: int, unit_bytes: int, slice_bytes: int | None) -> Iterator[sli
 
 
 def add_branch(
-    x: Tensor, norm: nn.Module, branch: Callable[[Tensor], Tensor], modulation: Tensor, slice_bytes: int | None
+    x: Tensor,
+    norm: nn.Module,
+    branch: Callable[[Tensor], Tensor],
+    modulation: Tensor,
+    slice_bytes: int | None,
 ) -> Tensor:
     """x + gate * branch(norm(x) * scale + shift), for x (B, G, N, C), slice by slice of G.
 
@@ -122,12 +126,14 @@ class SelfAttention(nn.Module):
             self.k_norm = operations.RMSNorm(self.head_dim, eps=NORM_EPS, device=device, dtype=dtype)
 
     def forward(self, x: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """x (..., N, C), sequences of N tokens. rotation: complex (N, head_dim / 2), or None for no rotary embedding."""
-        q, k, v = self.qkv(x).flatten(0, -3).unflatten(-1, (3, -1, self.head_dim)).unbind(-3)  # (G, N, heads, D)
+        """x (..., N, C), sequences of N tokens. rotation: complex (N, head_dim / 2); None: no rotary embedding."""
+        qkv = self.qkv(x).flatten(0, -3).unflatten(-1, (3, -1, self.head_dim))
+        q, k, v = qkv.unbind(-3)  # (sequences, N, heads, D)
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        return self.proj(self.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))).view(x.shape)
+        out: Tensor = self.proj(self.attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)))
+        return out.view(x.shape)
 
 
 class CrossAttention(nn.Module):
@@ -145,12 +151,13 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """x (B, F, S, C) tokens of F frames; keys and values (B, heads, L, D)."""
-        q = self.q_linear(x).flatten(1, 2).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (B, heads, F * S, D)
-        return self.proj(self.attention(q, keys, values)).view(x.shape)
+        q = self.q_linear(x.flatten(1, 2)).unflatten(-1, (-1, self.head_dim))  # (B, F * S, heads, D)
+        out: Tensor = self.proj(self.attention(q.transpose(1, 2), keys, values))
+        return out.view(x.shape)
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention and MLP, each added to the tokens. A temporal block differs in its axes only."""
+    """Self-attention, cross-attention and MLP, each added to the tokens."""
 
     def __init__(self, config: STDiT3Config, attention: Attention, operations: Any, device: Any, dtype: Any) -> None:
         super().__init__()
@@ -174,24 +181,26 @@ class Block(nn.Module):
     ) -> Tensor:
         """x (B, T, S, C) -> the same shape; x itself is overwritten unless slice_bytes is None.
 
-        modulation: (U, 6, C), for each distinct timestep. frames: (B, T), the row of `modulation` that each frame has.
+        modulation: (U, 6, C), one for each distinct timestep. frames: (B, T), the row of it that a frame has.
         text: the runs with their keys and values (items, heads, L, D).
         rotation: complex (T, D / 2) makes the block a temporal one, None a spatial one.
         slice_bytes: bound of the temporaries; None, for autograd: one slice, and nothing overwritten.
         """
+        shape = x.shape
         table = self.scale_shift_table.to(modulation) + modulation
         table[:, 1::3] += 1  # rows: shift, scale, gate of the attention, then of the MLP
-        per_frame = table[frames].permute(2, 0, 1, 3)[:, :, :, None].expand(-1, -1, -1, x.shape[2], -1)  # (6, B, T, S, C)
-        in_a_row = per_frame.flatten(1, 2)[:, None]  # (6, 1, B * T, S, C), so that slices of x are contiguous
+        by_frame = table[frames].permute(2, 0, 1, 3)[:, :, :, None]  # (6, B, T, 1, C)
+        by_frame = by_frame.expand(-1, -1, -1, x.shape[2], -1)  # (6, B, T, S, C)
+        in_a_row = by_frame.flatten(1, 2)[:, None]  # (6, 1, B * T, S, C): slices of frames are contiguous
 
         if rotation is None:
-            x = add_branch(x.flatten(0, 1)[None], self.norm1, self.attn, in_a_row[:3], slice_bytes).view(x.shape)
+            x = add_branch(x.flatten(0, 1)[None], self.norm1, self.attn, in_a_row[:3], slice_bytes)
         else:
             attend = partial(self.attn, rotation=rotation)
-            columns = add_branch(x.transpose(1, 2), self.norm1, attend, per_frame[:3].transpose(2, 3), slice_bytes)
-            x = columns.transpose(1, 2)  # (B, T, S, C)
-        x = self._attend_to_text(x, text, slice_bytes)
-        return add_branch(x.flatten(0, 1)[None], self.norm2, self.mlp, in_a_row[3:], slice_bytes).view(x.shape)
+            by_column = by_frame[:3].transpose(2, 3)  # (3, B, S, T, C)
+            x = add_branch(x.transpose(1, 2), self.norm1, attend, by_column, slice_bytes).transpose(1, 2)
+        x = self._attend_to_text(x.view(shape), text, slice_bytes)
+        return add_branch(x.flatten(0, 1)[None], self.norm2, self.mlp, in_a_row[3:], slice_bytes).view(shape)
 
     def _attend_to_text(
         self, x: Tensor, text: Sequence[tuple[TextRun, Tensor, Tensor]], slice_bytes: int | None
@@ -215,13 +224,19 @@ class FinalLayer(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.empty(2, channels, device=device, dtype=dtype))
 
     def forward(
-        self, x: Tensor, embedding: Tensor, frames: Tensor, held: tuple[Tensor, Tensor] | None, slice_bytes: int | None
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        frames: Tensor,
+        held: tuple[Tensor, Tensor] | None,
+        slice_bytes: int | None,
     ) -> Tensor:
         """x (B, T, S, C) -> (B, T, S, patch values).
 
-        embedding: (U, C), of the distinct timesteps. frames: (B, T), the row of `embedding` that each frame has.
-        held: with a frame mask, that mask (B, T) and the rows (B, T) in which its False frames have t = 0. As published,
-        those frames are modulated twice: with the call's own timestep, then normalised again and modulated with t = 0.
+        embedding: (U, C), one for each distinct timestep. frames: (B, T), the row of it that a frame has.
+        held: with a frame mask, that mask (B, T) and the rows (B, T) in which its False frames have t = 0. As
+        published, those frames are modulated twice: with the call's own timestep, and the result, normalised
+        again, with t = 0.
         """
         table = self.scale_shift_table.to(embedding) + embedding[:, None]
         table[:, 1] += 1

@@ -13,7 +13,7 @@ from pavdm.errors import InputError
 
 @dataclass(frozen=True)
 class STDiT3Config:
-    """Shape of the network; the names and defaults are those of `config.json` of hpcai-tech/OpenSora-STDiT-v3."""
+    """Shape of the network; names and defaults are those of the config.json of hpcai-tech/OpenSora-STDiT-v3."""
 
     in_channels: int = 4
     hidden_size: int = 1152
@@ -68,8 +68,8 @@ class STDiT3Config:
         def shape(key: str) -> tuple[int, ...]:
             if key not in state:
                 raise InputError(
-                    f"Expected an STDiT3 checkpoint; it has no {key!r}, so the shape of the network cannot be read from it."
-                    " Give the checkpoint's own config.json, or another file."
+                    f"Expected an STDiT3 checkpoint, whose keys tell the shape of the network; this one has no"
+                    f" {key!r}. Give the checkpoint's own config.json, or another file."
                 )
             return tuple(getattr(state[key], "shape", state[key]))
 

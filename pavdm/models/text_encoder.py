@@ -1,8 +1,9 @@
-"""T5 text encoder: prompt -> one vector per token, by `transformers`, from a directory on disk and never the network.
+"""T5 text encoder: prompt -> one vector per token, by `transformers`, from files on disk only.
 
-A directory in Hugging Face layout holds `config.json`, the weights (`model.safetensors` or `pytorch_model.bin`, whole
-or in shards with an index; of a full T5 the decoder is left out), and the tokenizer (`tokenizer.json` or
-`spiece.model`). `DeepFloyd/t5-v1_1-xxl` is the encoder that Open-Sora was trained with.
+A directory in Hugging Face layout holds `config.json`, the weights (`model.safetensors` or
+`pytorch_model.bin`, whole or in shards with an index; of a full T5 the decoder is left out), and the
+tokenizer (`tokenizer.json` or `spiece.model`). `DeepFloyd/t5-v1_1-xxl` is the encoder that Open-Sora was
+trained with.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 
 class TextEncoder:
-    """A T5 encoder with its tokenizer. `max_length`: the most tokens a text may have, its end-of-text token included."""
+    """A T5 encoder and its tokenizer. `max_length` is in tokens, the end-of-text token included."""
 
     def __init__(self, model: Any, tokenizer: Any, max_length: int = 300) -> None:
         self.model = model
@@ -44,7 +45,7 @@ class TextEncoder:
     def load(
         cls, directory: str | Path, device: torch.device | str, dtype: torch.dtype, max_length: int = 300
     ) -> TextEncoder:
-        """Raises InputError, naming the file, when something in `directory` is missing, foreign, damaged or incomplete."""
+        """Raises InputError, naming the file, if something in `directory` is missing, foreign or damaged."""
         directory = Path(directory)
         config = _read_config(directory)
         _check_weight_files(directory)
@@ -60,10 +61,11 @@ class TextEncoder:
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[Tensor]:
-        """Per text (n_tokens, d_model), fp32 on the CPU, of its real tokens, the end-of-text token being the last.
+        """Per text (n_tokens, d_model) in fp32 on the CPU: its real tokens, the last one end-of-text.
 
-        A text beyond `max_length` tokens is cut, with a warning that quotes what was cut. Each text is encoded alone and
-        unpadded: the same numbers as padded under a mask (the published way), whatever else is in the batch.
+        A text beyond `max_length` tokens is cut, with a warning that quotes what was cut. Each text is
+        encoded alone and unpadded: the same numbers as padded under a mask (the published way), whatever else
+        is in the batch.
         """
         embeddings = []
         for text in texts:
@@ -88,7 +90,7 @@ class TextEncoder:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keeps transformers' own progress bars and notes off the terminal; what matters in them is raised as InputError."""
+    """Keeps transformers' progress bars and notes off the terminal; what matters in them is an InputError."""
     from transformers.utils import logging as transformers_logging
 
     verbosity = transformers_logging.get_verbosity()
@@ -106,8 +108,8 @@ def quiet_transformers() -> Iterator[None]:
 def _read_config(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise InputError(
-            f"expected a directory with a T5 text encoder, found none at {directory}: download DeepFloyd/t5-v1_1-xxl "
-            f"into it, or give the right path"
+            f"expected a directory with a T5 text encoder, found none at {directory}: download "
+            f"DeepFloyd/t5-v1_1-xxl into it, or give the right path"
         )
     path = directory / "config.json"
     if not path.is_file():
@@ -138,14 +140,15 @@ def _check_weight_files(directory: Path) -> None:
     shards = [name]
     if name.endswith(".index.json"):
         try:
-            shards = sorted(set(json.loads((directory / name).read_text(encoding="utf-8"))["weight_map"].values()))
+            index = json.loads((directory / name).read_text(encoding="utf-8"))
+            shards = sorted(set(index["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{directory / name} is no valid index of weights: download it again") from error
         missing = [shard for shard in shards if not (directory / shard).is_file()]
         if missing:
             raise InputError(
-                f"the text encoder in {directory} is incomplete: {name} names {len(shards)} files, missing are "
-                f"{', '.join(missing)}; download them"
+                f"the text encoder in {directory} is incomplete: {name} names {len(shards)} files, "
+                f"not there: {', '.join(missing)}; download what is missing"
             )
     for shard in shards:
         if shard.endswith(".safetensors"):
@@ -170,14 +173,14 @@ def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:
     # `tokenizers` and `sentencepiece` raise bare Exception and RuntimeError for a damaged file.
     except Exception as error:
         raise InputError(
-            f"the tokenizer in {directory} could not be loaded ({error}): download {' or '.join(TOKENIZER_FILES)} again; "
+            f"the tokenizer in {directory} could not be loaded ({error}): download it again; "
             f"spiece.model needs the Python packages sentencepiece and protobuf"
         ) from error
     tokenizer.model_max_length = 10**9  # `encode` cuts, and says what
     if tokenizer("")["input_ids"] != [tokenizer.eos_token_id]:
         raise InputError(
-            f"the tokenizer in {directory} does not end a text with an end-of-text token, so it is none of T5's: "
-            f"put the model's own tokenizer there"
+            f"the tokenizer in {directory} should end every text with an end-of-text token, as T5's does, "
+            f"and does not: put the model's own tokenizer there"
         )
     vocab_size = config.get("vocab_size", 32128)  # what T5's configuration means when it is silent
     if len(tokenizer) > vocab_size:
@@ -194,19 +197,18 @@ def _load_model(directory: Path, dtype: torch.dtype) -> Any:
 
     renamed = Version(transformers.__version__) >= Version("4.56")
     options: dict[str, Any] = {"dtype" if renamed else "torch_dtype": dtype, "output_loading_info": True}
-    model: Any
-    report: dict[str, Any]
+    model_class: Any = transformers.T5EncoderModel  # its annotations do not know of the loading info
     try:
-        model, report = transformers.T5EncoderModel.from_pretrained(str(directory), local_files_only=True, **options)
+        model, info = model_class.from_pretrained(str(directory), local_files_only=True, **options)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"the text encoder's weights in {directory} could not be loaded: they are damaged, or do not fit config.json "
-            f"({error}); download the directory again"
+            f"the text encoder's weights in {directory} could not be loaded: they are damaged, or do not fit "
+            f"config.json ({error}); download the directory again"
         ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
+    missing = sorted(info["missing_keys"])
+    if missing:
         raise InputError(
-            f"the weights in {directory} are not those of the T5 encoder that config.json describes: {len(missing)} "
-            f"tensors are missing, {', '.join(missing[:5])} among them; download the directory again"
+            f"the weights in {directory} are not those of the T5 encoder that config.json describes: "
+            f"{len(missing)} tensors are missing, such as {', '.join(missing[:3])}; download the directory again"
         )
     return model

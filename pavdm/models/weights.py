@@ -49,7 +49,7 @@ CONTAINERS = ("ema", "ema_model", "ema_state_dict", "state_dict", "model", "modu
 EMA_PREFIXES = ("ema_model.", "ema.")
 PREFIXES = (*EMA_PREFIXES, "_orig_mod.", "module.", "model.diffusion_model.", "model.")
 
-MAPPED_BYTES = 256 * 2**20  # pages of a mapped file stay resident until unmapped: map again after this many
+MAPPED_BYTES = 64 * 2**20  # pages of a mapped file stay resident until unmapped: map again after this many
 SAMPLE_BYTES = 1024  # of each tensor, in a fingerprint
 
 _ITEM_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
@@ -91,13 +91,7 @@ def read_header(file: Path) -> Header:
             raw = handle.read(length) if 0 < length <= size - 8 else b""
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    if size == 0:
-        raise InputError(f"{file} is empty (0 bytes). Download or copy it again.")
-    if start == b"version ":
-        raise InputError(
-            f"{file} is a Git LFS pointer of {size} bytes, not the weights themselves. "
-            "Fetch the file with `git lfs pull` or `hf download`."
-        )
+    _check_start(file, start)
     # A real header is JSON; a length beyond the file means a cut file only where that JSON has begun.
     if not raw:
         begun = _starts_like_json(file)
@@ -118,7 +112,9 @@ def read_header(file: Path) -> Header:
             for name, entry in fields.items()
         }
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(f"{file} is not a safetensors file (its header cannot be read). Is it another format?") from error
+        raise InputError(
+            f"{file} is not a safetensors file (its header cannot be read). Is it another format?"
+        ) from error
     data_start = 8 + length
     expected = data_start + max((offsets[name] + tensors[name].num_bytes for name in tensors), default=0)
     if size < expected:
@@ -129,6 +125,16 @@ def read_header(file: Path) -> Header:
         if tensor.num_bytes * 8 != math.prod(tensor.shape) * _ITEM_BITS.get(tensor.dtype, 8) or size > expected:
             raise InputError(f"{file} is damaged: header and data do not agree. Download or copy it again.")
     return Header(tensors, offsets, metadata, raw, data_start)
+
+
+def _check_start(file: Path, start: bytes) -> None:
+    """Refuse what a download may leave instead of weights, whatever their format. start: the file's first 8 bytes."""
+    if not start:
+        raise InputError(f"{file} is empty (0 bytes). Download or copy it again.")
+    if start == b"version ":
+        raise InputError(
+            f"{file} is a Git LFS pointer, not the weights themselves. Fetch it with `git lfs pull` or `hf download`."
+        )
 
 
 def _starts_like_json(file: Path) -> bool:
@@ -293,13 +299,17 @@ def strip_prefixes(entries: Mapping[str, Stored]) -> tuple[str, dict[str, Stored
 
 
 def _load_pickle(file: Path) -> dict[str, Tensor]:
-    if file.stat().st_size == 0:
-        raise InputError(f"{file} is empty (0 bytes). Download or copy it again.")
+    try:
+        with file.open("rb") as handle:
+            start = handle.read(8)
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    _check_start(file, start)
     try:
         # Files written before torch 1.6 are no zip archives and cannot be mapped.
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except pickle.UnpicklingError as error:
-        if "Unsupported" not in str(error):
+        if not start.startswith((b"PK", b"\x80")):  # a zip archive, a pickle
             raise InputError(f"{file} is not a checkpoint: torch cannot unpickle it.") from error
         raise InputError(
             f"{file} is refused for safety: besides tensors it holds Python objects, and loading those can run any "

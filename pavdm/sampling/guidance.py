@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.models.embeddings import Positions
 from pavdm.models.stdit3 import STDiT3, TextContext
 from pavdm.sampling.state import Texts
 
@@ -44,7 +45,7 @@ class GuidedVelocity:
             if tokens not in nulls:
                 nulls[tokens] = self._add(network.null_embedding(tokens))
             self._index[text] = (self._add(embedding), nulls[tokens])
-        self._positions = None
+        self._positions: Positions | None = None
 
     def _add(self, embedding: Tensor) -> int:
         self._contexts += self.network.project_text([embedding])

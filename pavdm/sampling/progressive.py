@@ -36,10 +36,8 @@ class Velocity(Protocol):
     ) -> Tensor: ...
 
 
-class Noise(Protocol):
-    """noise(chunk, shape) -> unit Gaussian noise (B, C, T, H, W) of the video's chunk number `chunk`."""
-
-    def __call__(self, chunk: int, shape: tuple[int, ...]) -> Tensor: ...
+# noise(chunk, shape) -> unit Gaussian noise (B, C, T, H, W) of the video's chunk number `chunk`
+Noise = Callable[[int, tuple[int, ...]], Tensor]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from pavdm.sampling.schedule import NUM_TIMESTEPS, warp
 from pavdm.sampling.state import Texts
 
 
-class StepNoise(Protocol):
-    """noise(step, shape) -> unit Gaussian noise drawn for sampling step `step` (0 .. steps - 1)."""
-
-    def __call__(self, step: int, shape: tuple[int, ...]) -> Tensor: ...
+# noise(step, shape) -> unit Gaussian noise drawn for sampling step `step`, 0 .. steps - 1
+StepNoise = Callable[[int, tuple[int, ...]], Tensor]
 
 
 def timesteps(steps: int, shift: float | None) -> Tensor:
@@ -97,7 +95,7 @@ def parse_mask_strategy(text: str) -> list[MaskRule]:
         try:
             if len(fields) > 6:
                 raise ValueError
-            rules.append(MaskRule(*(int(f) for f in fields[:5]), *(float(f) for f in fields[5:])))  # type: ignore[arg-type]
+            rules.append(MaskRule(*(int(f) for f in fields[:5]), *(float(f) for f in fields[5:])))
         except ValueError as error:
             raise InputError(
                 "a mask strategy is groups of up to 6 numbers, loop,reference,reference_start,target_start,length,"
@@ -215,8 +213,8 @@ def extend(
             steps=loop.steps,
             shift=loop.shift,
             frame_mask=frame_mask,
-            noise=lambda step, size, i=index: noise(i, step, size),  # type: ignore[misc]
-            on_step=None if on_step is None else lambda step, i=index: on_step(i, step),  # type: ignore[misc]
+            noise=partial(noise, index),
+            on_step=None if on_step is None else partial(on_step, index),
         )
         yield clip if conditioning is None else clip[:, :, kept:]
         conditioning = clip
