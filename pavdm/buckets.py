@@ -1,7 +1,8 @@
 """Names of video sizes, and sizes typed as numbers.
 
-The sizes are data of Open-Sora v1.2 (`opensora/datasets/aspect.py`), kept as they are because its models were trained
-on them: 17 aspect ratios of about equal area for each resolution. They follow no single rounding rule.
+The sizes are data of Open-Sora v1.2 (`opensora/datasets/aspect.py`), kept as they are because its models were
+trained on them: 17 aspect ratios of about equal area for each resolution, by no single rounding rule;
+what is named 50:27 is about 25:12.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def bucket_size(resolution: str, aspect: str) -> tuple[int, int]:
         raise InputError(f"unknown resolution {resolution!r}; choose one of {', '.join(RESOLUTIONS)}")
     if aspect not in ASPECTS:
         raise InputError(
-            f"unknown aspect ratio {aspect!r}; choose one of {', '.join(ASPECTS)} (height:width, 9:16 is landscape)"
+            f"unknown aspect ratio {aspect!r}; choose one of {', '.join(ASPECTS)} "
+            "(height:width, so 9:16 is landscape)"
         )
     return parse_size(_ROWS[ASPECTS.index(aspect)][1 + RESOLUTIONS.index(resolution)])
 

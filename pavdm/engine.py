@@ -25,11 +25,11 @@ from pavdm import __version__, captions
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, ClipSource, Condition, Conditioning, read_conditioning
 from pavdm.errors import InputError
 from pavdm.models.attention import best_attention
-from pavdm.models.checkpoint import load_stdit3, load_vae
+from pavdm.models.checkpoint import load_stdit3, load_vae, stdit3_config
 from pavdm.models.files import ModelFiles
 from pavdm.models.text_encoder import TextEncoder
 from pavdm.models.vae import VideoVAE
-from pavdm.models.weights import fingerprint
+from pavdm.models.weights import Weights, fingerprint
 from pavdm.prompts import PromptSchedule
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
@@ -289,9 +289,9 @@ def _fresh_state(
             "posterior": settings.posterior,
             "dtype": str(precision.dtype).removeprefix("torch."),
             "text dtype": str(precision.text_dtype).removeprefix("torch."),
-            "model": fingerprint(files.stdit),
-            "vae": fingerprint(files.vae),
-            "text encoder": fingerprint(files.text_encoder),
+            "model": fingerprint(files.stdit)[:16],
+            "vae": fingerprint(files.vae)[:16],
+            "text encoder": fingerprint(files.text_encoder)[:16],
         },
     )
 
@@ -342,9 +342,14 @@ def _velocity(
     settings: Settings, files: ModelFiles, precision: Precision, texts: list[str], monitor: Monitor
 ) -> GuidedVelocity:
     monitor.stage("encoding the prompt")
-    encoder = TextEncoder.load(files.text_encoder, precision.device, precision.text_dtype)
+    config = stdit3_config(Weights(files.stdit))
+    encoder = TextEncoder.load(files.text_encoder, precision.device, precision.text_dtype, config.model_max_length)
+    if encoder.d_model != config.caption_channels:
+        raise InputError(
+            f"the STDiT3 in {files.stdit} reads text of width {config.caption_channels}, but the text encoder in "
+            f"{files.text_encoder} gives width {encoder.d_model}: they do not belong together"
+        )
     embeddings = dict(zip(texts, encoder.encode(texts), strict=True))
-    width = encoder.d_model
     del encoder
     gc.collect()
 
@@ -352,11 +357,6 @@ def _velocity(
     name, attention = best_attention(precision.device, precision.dtype)
     logger.info("attention: %s", name)
     network = load_stdit3(files.stdit, precision.device, precision.dtype, attention=attention)
-    if network.config.caption_channels != width:
-        raise InputError(
-            f"the STDiT3 in {files.stdit} reads text of width {network.config.caption_channels}, but the text encoder "
-            f"in {files.text_encoder} gives width {width}: they do not belong together"
-        )
     return GuidedVelocity(
         network,
         {text: embedding.to(precision.device, precision.dtype) for text, embedding in embeddings.items()},

@@ -35,11 +35,11 @@ def describe(path: str | Path) -> str:
 def _weights(path: Path) -> str:
     try:
         weights = Weights(path)
-    except InputError as error:
+    except InputError:
         nested = _networks_in(path)
         if nested:
             return "\n\n".join(_weights(folder) for folder in nested)
-        raise error
+        raise
     if METADATA_KEY in weights.metadata:
         return _state(path, weights)
     kind = identify(weights.stored)

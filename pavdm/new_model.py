@@ -17,7 +17,7 @@ from torch import Tensor
 from pavdm.errors import InputError
 from pavdm.models.checkpoint import ROPE, WEIGHTS, rope_frequencies
 from pavdm.models.files import CONFIG, ModelFiles
-from pavdm.models.random_text_encoder import _write_tokenizer as write_tokenizer
+from pavdm.models.byte_tokenizer import write_tokenizer
 from pavdm.models.spatial_vae import SpatialConfig
 from pavdm.models.stdit3 import STDiT3
 from pavdm.models.stdit3_config import STDiT3Config
@@ -93,13 +93,9 @@ def create(directory: str | Path, size: str = "tiny", seed: int = 0) -> ModelFil
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InputError(f"{directory} exists and is not empty; nothing was written. Give a new directory.")
     preset = PRESETS[size]
-    rope = {ROPE: ((preset.stdit.head_dim // 2,), torch.float32)}
-    networks = {
-        "stdit": (preset.stdit.to_dict(), {**_specs(STDiT3(preset.stdit, device="meta", dtype=preset.dtype)), **rope}),
-        "vae": (preset.vae.to_dict(), _specs(VideoVAE(preset.vae, device="meta", dtype=preset.dtype))),
-        "text_encoder": _text_encoder(preset),
-    }
-    temporary = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}.tmp")
+    networks = network_specs(preset)
+    target = directory.resolve()
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.mkdir(parents=True)
         _check_space(temporary, networks)
@@ -111,14 +107,26 @@ def create(directory: str | Path, size: str = "tiny", seed: int = 0) -> ModelFil
             write_json(folder / CONFIG, config)
             logger.info("%s: %.1f M parameters", name, sum(math.prod(shape) for shape, _ in specs.values()) / 1e6)
         write_tokenizer(temporary / "text_encoder")
-        if directory.exists():
-            directory.rmdir()
-        temporary.rename(directory)
+        if target.exists():  # empty, and perhaps the folder that the user stands in: fill it, do not replace it
+            for folder in temporary.iterdir():
+                folder.rename(target / folder.name)
+        else:
+            temporary.rename(target)
     except OSError as error:
         raise InputError(f"cannot write {directory}: {error.strerror or error}. Nothing was kept.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return ModelFiles(directory / "stdit", directory / "vae", directory / "text_encoder")
+
+
+def network_specs(preset: Preset) -> dict[str, tuple[dict[str, Any], dict[str, Spec]]]:
+    """For each network of a set, by the name of its folder: config.json, and shape and type of every tensor."""
+    rope = {ROPE: ((preset.stdit.head_dim // 2,), torch.float32)}
+    return {
+        "stdit": (preset.stdit.to_dict(), {**_specs(STDiT3(preset.stdit, device="meta", dtype=preset.dtype)), **rope}),
+        "vae": (preset.vae.to_dict(), _specs(VideoVAE(preset.vae, device="meta", dtype=preset.dtype))),
+        "text_encoder": _text_encoder(preset),
+    }
 
 
 def _specs(network: torch.nn.Module) -> dict[str, Spec]:

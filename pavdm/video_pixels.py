@@ -6,6 +6,7 @@ Every conversion names its matrix and range: left to themselves, PyAV releases d
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.reformatter import VideoReformatter
 
-# swscale's number of a YUV matrix (SWS_CS_*) for its number in a file (AVCOL_SPC_*): BT.709, FCC, BT.601 twice,
-# SMPTE 240M, BT.2020 twice.
+# swscale's number of a YUV matrix (SWS_CS_*) for its number in a file (AVCOL_SPC_*):
+# BT.709, FCC, BT.601 twice, SMPTE 240M, BT.2020 twice.
 _BT709, _BT601 = 1, 5
 _YUV_MATRICES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}
 _LIMITED_RANGE, _FULL_RANGE = 1, 2
@@ -26,20 +27,49 @@ _LIMITED_RANGE, _FULL_RANGE = 1, 2
 _SCALER = 0x4 | 0x2000 | 0x4000 | 0x40000 | 0x80000
 
 
+@dataclass(frozen=True)
+class PictureShape:
+    """How a player shows the stored pictures of a video: first transposed, then mirrored."""
+
+    pixel_aspect: Fraction  # width / height of a stored pixel
+    transposed: bool
+    mirror_x: bool
+    mirror_y: bool
+
+    @classmethod
+    def of(cls, frame: VideoFrame, pixel_aspect: Fraction) -> PictureShape:
+        """Shape by the frame's display matrix; an odd angle becomes the nearest right one.
+
+        Ask once per video: PyAV ties a frame to its side data in a cycle, so each one asked lives until the
+        garbage collector runs.
+        """
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+        if data is None:
+            return cls(pixel_aspect, False, False, False)
+        a, b, _, c, d = struct.unpack("=9i", bytes(data))[:5]  # shown x = a x + c y, shown y = b x + d y
+        if abs(a) + abs(d) >= abs(b) + abs(c):
+            return cls(pixel_aspect, False, a < 0, d < 0)
+        return cls(pixel_aspect, True, c < 0, b < 0)
+
+    def size(self, frame: VideoFrame) -> tuple[int, int]:
+        """(height, width) of the frame as shown, with square pixels."""
+        width = max(1, round(frame.width * self.pixel_aspect))
+        return (width, frame.height) if self.transposed else (frame.height, width)
+
+
 def to_rgb(
-    frame: VideoFrame, pixel_aspect: Fraction, size: tuple[int, int], reformatter: VideoReformatter
+    frame: VideoFrame, shape: PictureShape, size: tuple[int, int], reformatter: VideoReformatter
 ) -> np.ndarray:
     """One upright uint8 RGB frame (H, W, 3) of `size`: scaled to cover it, cropped around the centre.
 
     Args:
-        frame: as decoded; its rotation and mirroring are applied, transparency is laid on black.
-        pixel_aspect: width / height of a stored pixel.
+        frame: as decoded; transparency is laid on black.
+        shape: of the video the frame is from; its rotation and mirroring are applied.
         size: (height, width) of the result.
         reformatter: kept by the caller over the frames of a video, it saves the set-up of the scaler.
     """
-    transposed, mirror_x, mirror_y = _orientation(frame)
-    height, width = (size[1], size[0]) if transposed else size
-    shown_width = frame.width * pixel_aspect
+    height, width = (size[1], size[0]) if shape.transposed else size
+    shown_width = frame.width * shape.pixel_aspect
     scale = max(Fraction(height, frame.height), width / shown_width)
     scaled_height = max(height, round(frame.height * scale))
     scaled_width = max(width, round(shown_width * scale))
@@ -50,9 +80,9 @@ def to_rgb(
         frame = type(frame).from_ndarray(on_black.astype(np.uint8), format="rgb24")
     image = _reformat(frame, "rgb24", scaled_height, scaled_width, reformatter).to_ndarray()
 
-    if transposed:
+    if shape.transposed:
         image = image.transpose(1, 0, 2)
-    image = image[:: -1 if mirror_y else 1, :: -1 if mirror_x else 1]
+    image = image[:: -1 if shape.mirror_y else 1, :: -1 if shape.mirror_x else 1]
     top, left = (image.shape[0] - size[0]) // 2, (image.shape[1] - size[1]) // 2
     return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
 
@@ -65,17 +95,12 @@ def to_yuv420(rgb: np.ndarray, reformatter: VideoReformatter) -> VideoFrame:
     return reformatter.reformat(
         frame,
         format="yuv420p",
-        src_colorspace=_BT601,  # RGB has none; only another than the target's makes PyAV < 17 apply the target's
+        src_colorspace=_BT601,  # RGB has none, but PyAV < 17 ignores the target's where they are the same
         dst_colorspace=_BT709,
         src_color_range=_FULL_RANGE,
         dst_color_range=_LIMITED_RANGE,
         interpolation=_SCALER,
     )
-
-
-def is_transposed(frame: VideoFrame) -> bool:
-    """Whether height and width change places when the frame is shown upright."""
-    return _orientation(frame)[0]
 
 
 def _reformat(
@@ -91,7 +116,7 @@ def _reformat(
         # Untagged files are what players take them for: SD is BT.601, HD is BT.709.
         guess = _BT709 if frame.width >= 1280 or frame.height > 576 else _BT601
         source_matrix = _YUV_MATRICES.get(int(frame.colorspace), guess)
-        target_matrix = _BT601 if source_matrix == _BT709 else _BT709  # see to_yuv420: here RGB is the target
+        target_matrix = _BT601 if source_matrix == _BT709 else _BT709  # as in to_yuv420
         full = int(frame.color_range) == _FULL_RANGE or frame.format.name.startswith("yuvj")
         source_range = _FULL_RANGE if full else _LIMITED_RANGE
     return reformatter.reformat(
@@ -105,14 +130,3 @@ def _reformat(
         dst_color_range=_FULL_RANGE,
         interpolation=_SCALER,
     )
-
-
-def _orientation(frame: VideoFrame) -> tuple[bool, bool, bool]:
-    """(transpose, mirror x, mirror y) that turn the stored frame upright; odd angles go to the nearest right one."""
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return False, False, False
-    a, b, _, c, d = struct.unpack("=9i", bytes(data))[:5]  # shown x = a x + c y, shown y = b x + d y
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return False, a < 0, d < 0
-    return True, c < 0, b < 0

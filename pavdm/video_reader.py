@@ -1,11 +1,12 @@
-"""Read any video FFmpeg can read: upright RGB frames at a constant rate, scaled and cropped, one at a time."""
+"""Read any video FFmpeg reads: upright RGB frames at a constant rate, scaled and cropped, one at a time."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pavdm.errors import InputError
-from pavdm.video_pixels import is_transposed, to_rgb
+from pavdm.video_pixels import PictureShape, to_rgb
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -26,19 +27,19 @@ logger = logging.getLogger(__name__)
 # FFmpeg takes plain text for ANSI art at 25 fps; these demuxers never hold what a person calls a video.
 _TEXT_FORMATS = frozenset({"tty", "bin", "xbin", "adf", "idf"})
 
-# Containers round time stamps: Matroska to milliseconds, others finer.
-_ROUNDING = Fraction(1, 1000)
+# Coarsest rounding of time stamps that is met: Matroska counts in milliseconds.
+_MILLISECOND = Fraction(1, 1000)
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video file holds. `num_frames` is the container's own count, or an estimate from rate and duration."""
+    """What a video file holds."""
 
     width: int  # as shown: after rotation, with square pixels
     height: int
-    fps: Fraction  # average
+    fps: Fraction  # on average
     duration_seconds: float
-    num_frames: int
+    num_frames: int  # the container's count, else estimated from rate and duration
     codec: str
     has_audio: bool
     metadata: dict[str, str]
@@ -48,7 +49,8 @@ class VideoInfo:
 class _Source:
     path: Path
     info: VideoInfo
-    pixel_aspect: Fraction  # width / height of a stored pixel
+    shape: PictureShape
+    rounding: Fraction  # seconds by which a time stamp may be off
     origin: Fraction | None  # time stamp of the first decodable frame, seconds; None: the file has none
 
 
@@ -60,7 +62,7 @@ class _Decoded:
 
 
 def frame_rate(fps: float | Fraction) -> Fraction:
-    """Exact frame rate for a number as people write it: 24 -> 24, 23.976 -> 24000/1001. A Fraction is kept as it is.
+    """Exact frame rate for a number as people write it: 24 -> 24, 23.976 -> 24000/1001. A Fraction stays.
 
     Raises:
         InputError: not a positive number up to 1000.
@@ -97,15 +99,15 @@ def read_frames(
 
     Args:
         path: a video file.
-        fps: resample to this rate: output k shows what is on screen at `start + k / fps`, that is the last frame
-            whose time stamp is not later (to the container's rounding). None: every frame as stored.
-        size: (height, width) to fill: scaled to cover it with the aspect kept, then cropped around the centre.
-            None: as shown by a player.
+        fps: resample to this rate: output k shows what is on screen at `start + k / fps`, that is the last
+            frame whose time stamp is not later (to the container's rounding). None: every frame as stored.
+        size: (height, width) to fill: scaled to cover it with the aspect kept, then cropped around the
+            centre. None: as a player shows it.
         start: seconds from the first frame; negative: seconds before the end.
         end: seconds from the first frame, exclusive; negative: before the end. None, or past the end: all.
 
     Raises:
-        InputError: see `probe`; a rate, size or time that makes no sense. Raised by the call, not by the iteration.
+        InputError: as `probe`; a rate, size or time that makes no sense. The call raises, not the iteration.
     """
     source = _examine(Path(path))
     rate = None if fps is None else frame_rate(fps)
@@ -130,7 +132,7 @@ def _moment(name: str, seconds: float, length: Fraction | None, path: str | Path
     if moment >= 0:
         return moment
     assert length is not None
-    if length + moment < -_ROUNDING:
+    if length + moment < -_MILLISECOND:
         raise InputError(
             f"{path} lasts only {float(length):.3f} s: the {name} cannot lie {-seconds} s before its end; "
             "choose less, or a longer clip"
@@ -144,28 +146,33 @@ def _frames(
     from av.video.reformatter import VideoReformatter
 
     decoded = _decode_from(source, start)
-    chosen = _as_stored(decoded, start, end) if fps is None else _resampled(decoded, fps, start, end)
+    if fps is None:
+        chosen = _as_stored(decoded, start, end, source.rounding)
+    else:
+        chosen = _resampled(decoded, fps, start, end, source.rounding)
     reformatter = VideoReformatter()
     for frame in chosen:
-        yield to_rgb(frame, source.pixel_aspect, size, reformatter)
+        yield to_rgb(frame, source.shape, size, reformatter)
 
 
-def _as_stored(decoded: Iterator[_Decoded], start: Fraction, end: Fraction | None) -> Iterator[VideoFrame]:
+def _as_stored(
+    decoded: Iterator[_Decoded], start: Fraction, end: Fraction | None, rounding: Fraction
+) -> Iterator[VideoFrame]:
     for item in decoded:
-        if end is not None and item.seconds >= end - _ROUNDING:
+        if end is not None and item.seconds >= end - rounding:
             return
-        if item.seconds >= start - _ROUNDING:
+        if item.seconds >= start - rounding:
             yield item.frame
 
 
 def _resampled(
-    decoded: Iterator[_Decoded], fps: Fraction, start: Fraction, end: Fraction | None
+    decoded: Iterator[_Decoded], fps: Fraction, start: Fraction, end: Fraction | None, rounding: Fraction
 ) -> Iterator[VideoFrame]:
     shown: _Decoded | None = None
     index = 0
     for item in decoded:
-        while shown is not None and (now := start + index / fps) < item.seconds - _ROUNDING:
-            if end is not None and now >= end - _ROUNDING:
+        while shown is not None and (now := start + index / fps) < item.seconds - rounding:
+            if end is not None and now >= end - rounding:
                 return
             yield shown.frame
             index += 1
@@ -173,7 +180,7 @@ def _resampled(
     if shown is None:
         return
     stop = shown.seconds + shown.duration
-    stop = (stop if end is None else min(stop, end)) - _ROUNDING
+    stop = (stop if end is None else min(stop, end)) - rounding
     while start + index / fps < stop:
         yield shown.frame
         index += 1
@@ -184,11 +191,11 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     import av
     from av.stream import Disposition
 
-    if not path.exists():
-        raise InputError(f"{path}: no such file; give the path of a video file")
-    if path.is_dir():
-        raise InputError(f"{path} is a directory; give the path of a video file")
     try:
+        if not path.exists():
+            raise InputError(f"{path}: no such file; give the path of a video file")
+        if path.is_dir():
+            raise InputError(f"{path} is a directory; give the path of a video file")
         container = av.open(f"file:{path}")  # the prefix keeps FFmpeg from reading a ":" as a protocol
     except PermissionError as error:
         raise InputError(
@@ -196,8 +203,8 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         ) from error
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(
-            f"{path} is not a video that FFmpeg can read, or it is cut off before its index ({error.strerror}); "
-            "give a video file such as .mp4, .mov, .mkv or .webm"
+            f"{path} is not a video that FFmpeg can read, or its index is missing ({error.strerror}); "
+            "give a complete .mp4, .mov, .mkv, .webm or other video file"
         ) from error
     with container:
         if container.format.name in _TEXT_FORMATS:
@@ -219,10 +226,8 @@ def _examine(path: Path) -> _Source:
                 f"{path}: not one frame of its video can be decoded; the file is empty or damaged"
             )
         fps = stream.average_rate or stream.guessed_rate or Fraction(25)
-        pixel_aspect = stream.sample_aspect_ratio or Fraction(1)
-        height, width = frame.height, max(1, round(frame.width * pixel_aspect))
-        if is_transposed(frame):
-            height, width = width, height
+        shape = PictureShape.of(frame, stream.sample_aspect_ratio or Fraction(1))
+        height, width = shape.size(frame)
         origin = None if frame.pts is None or frame.time_base is None else frame.pts * frame.time_base
         if stream.duration and stream.time_base:
             duration = stream.duration * stream.time_base
@@ -240,7 +245,8 @@ def _examine(path: Path) -> _Source:
             has_audio=bool(container.streams.audio),
             metadata=dict(container.metadata),
         )
-    return _Source(path, info, pixel_aspect, origin)
+    rounding = min(stream.time_base or _MILLISECOND, _MILLISECOND)
+    return _Source(path, info, shape, rounding, origin)
 
 
 def _count_packets(path: Path) -> int:
@@ -250,10 +256,7 @@ def _count_packets(path: Path) -> int:
 
 def _length(source: _Source) -> Fraction:
     """Seconds from the first frame to the end of the last that decodes, whatever the container claims."""
-    last = None
-    for last in _decode_from(source, Fraction(source.info.duration_seconds)):
-        pass
-    assert last is not None  # _examine decoded one
+    (last,) = deque(_decode_from(source, Fraction(source.info.duration_seconds)), maxlen=1)
     return last.seconds + last.duration
 
 
@@ -263,13 +266,11 @@ def _decode_from(source: _Source, start: Fraction) -> Iterator[_Decoded]:
 
     with _opened(source.path) as (container, stream):
         if start > 0 and source.origin is not None and stream.time_base is not None:
-            try:
+            with suppress(av.error.FFmpegError):  # no index: decode from the beginning
                 container.seek(int((start + source.origin) / stream.time_base), stream=stream)
-            except av.error.FFmpegError:
-                pass  # no index: decode from the beginning
             frames = _timed(source, container, stream)
             first = next(frames, None)
-            if first is not None and first.seconds <= start + _ROUNDING:
+            if first is not None and first.seconds <= start + source.rounding:
                 yield first
                 yield from frames
                 return
@@ -297,13 +298,14 @@ def _decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[
     """Every frame that decodes; the first damage met is logged."""
     import av
 
-    sound = True
+    intact = True
 
     def warn(reason: str | None) -> None:
-        nonlocal sound
-        if sound:
-            logger.warning("%s is damaged (%s): what cannot be decoded is left out", container.name, reason)
-        sound = False
+        nonlocal intact
+        if intact:
+            name = container.name.removeprefix("file:")
+            logger.warning("%s is damaged (%s): what cannot be decoded is left out", name, reason)
+        intact = False
 
     packets = container.demux(stream)
     ended = False

@@ -34,13 +34,14 @@ _BT709, _LIMITED_RANGE = 1, 1  # AVCOL_*_BT709, AVCOL_RANGE_MPEG
 class VideoWriter:
     """H.264 file that grows by closed pieces; use it as a context manager.
 
-    While it is open, everything is in `<stem>.partial<suffix>` beside the target, a fragmented MP4: what `write` has
-    returned from is on disk and plays, even after the process was killed. A clean end rearranges the file for
-    players (duration and index in front; the coded pictures stay as they are) and gives it its final name. After an
-    exception the partial file stays and no final one appears. A partial file from an earlier run is replaced.
+    While it is open, everything is in `<stem>.partial<suffix>` beside the target, a fragmented MP4: what
+    `write` has returned from is on disk and plays, even after the process was killed. A clean end rearranges
+    the file for players (duration and index in front; the coded pictures stay as they are) and gives it its
+    final name. After an exception the partial file stays and no final one appears. A partial file from an
+    earlier run is replaced.
 
-    Each `write` is a piece with an encoder of its own, so its decoded frames depend on nothing written before: a run
-    that is resumed between two writes gives the same video, bit for bit.
+    Each `write` is a piece with an encoder of its own, so its decoded frames depend on nothing written
+    before: a run that is resumed between two writes gives the same video, bit for bit.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class VideoWriter:
             crf: x264's constant rate factor; smaller is better and larger.
 
         Raises:
-            InputError: unsupported suffix, odd size, existing file, a directory that is missing or not writable.
+            InputError: unsupported suffix, odd size, existing file, a missing or write-protected directory.
         """
         import av
 
@@ -86,17 +87,17 @@ class VideoWriter:
                 f"{path}: a video of {self._height}x{self._width} (height x width) cannot be written; "
                 "both must be even numbers"
             )
-        if self.path.is_dir():
-            raise InputError(f"{path} is a directory; give the name of a video file")
-        if not self.path.parent.is_dir():
-            raise InputError(f"{path}: the directory {self.path.parent} does not exist; create it first")
-        if self.path.exists() and not overwrite:
-            raise InputError(f"{path} already exists; give another name, or --overwrite to replace it")
         try:
+            if self.path.is_dir():
+                raise InputError(f"{path} is a directory; give the name of a video file")
+            if not self.path.parent.is_dir():
+                raise InputError(f"{path}: the directory {self.path.parent} does not exist; create it first")
+            if self.path.exists() and not overwrite:
+                raise InputError(f"{path} already exists; give another name, or --overwrite to replace it")
             self._file = io.FileIO(self.partial_path, "wb")
         except OSError as error:
             raise InputError(
-                f"{self.partial_path} cannot be written ({error.strerror}); choose another directory"
+                f"{self.partial_path} cannot be written ({error.strerror}); choose another name or directory"
             ) from error
 
     def __enter__(self) -> Self:
@@ -107,6 +108,7 @@ class VideoWriter:
     ) -> None:
         self._file.close()
         if self.num_frames == 0:
+            logger.warning("%s: no frames came, so no file was made", self.path)
             self.partial_path.unlink()
         elif kind is None:
             self._finish()
@@ -120,7 +122,8 @@ class VideoWriter:
         """
         if frames.dtype != np.uint8 or frames.shape[1:] != (self._height, self._width, 3):
             raise ValueError(
-                f"expected uint8 frames (N, {self._height}, {self._width}, 3), got {frames.dtype} {frames.shape}"
+                f"expected uint8 frames (N, {self._height}, {self._width}, 3), "
+                f"got {frames.dtype} {frames.shape}"
             )
         if len(frames) == 0:
             return
@@ -132,13 +135,13 @@ class VideoWriter:
     def _encode(self, frames: np.ndarray) -> bytes:
         """A complete file of these frames: a header, the same for every piece, and one movie fragment.
 
-        The muxer is as short-lived as the encoder: one kept open would hold back the last frame of every piece.
+        The muxer lives as short as the encoder: one kept open would hold back the last frame of every piece.
         """
         import av
         from av.video.reformatter import VideoReformatter
 
         options = {
-            # frag_discont and avoid_negative_ts: the fragment starts at the time of its first packet, not at 0
+            # frag_discont, avoid_negative_ts: the fragment starts at the time of its first packet, not at 0.
             "movflags": "empty_moov+default_base_moof+frag_discont+skip_trailer+use_metadata_tags",
             "avoid_negative_ts": "disabled",
             "fragment_index": str(self._num_pieces + 1),
@@ -210,17 +213,18 @@ class VideoWriter:
                 ) as target,
             ):
                 target.metadata.update(self._metadata)
-                stream = target.add_stream_from_template(source.streams.video[0])
+                # opaque: PyAV 14 would otherwise open an encoder and store its header, not the pieces' one
+                stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
                 for packet in source.demux(video=0):
                     if packet.dts is not None:  # not the empty packet at the end
                         packet.stream = stream
                         target.mux(packet)
-            os.replace(remuxed, self.path)
+            remuxed.replace(self.path)
         except (av.error.FFmpegError, OSError) as error:
             # Most likely no room for a second copy. The fragmented file is as good, but slower to seek in.
             logger.warning("%s keeps its fragmented form (%s)", self.path, error)
             remuxed.unlink(missing_ok=True)
-            os.replace(self.partial_path, self.path)
+            self.partial_path.replace(self.path)
         except BaseException:
             remuxed.unlink(missing_ok=True)
             raise
@@ -229,7 +233,7 @@ class VideoWriter:
 
 
 def _header_size(piece: bytes) -> int:
-    """Bytes before the first movie fragment of an MP4 file: where its `moof` box starts (ISO/IEC 14496-12, 4.2)."""
+    """Bytes before the first movie fragment (`moof`) of an MP4 file; boxes as in ISO/IEC 14496-12, 4.2."""
     offset = 0
     while True:
         size, kind = struct.unpack_from(">I4s", piece, offset)

@@ -125,7 +125,7 @@ def count_children(state_dict: Mapping[str, Any], prefix: str) -> int:
 
 
 def rename_legacy_keys(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Rename attention weights of checkpoints older than diffusers 0.15 (query, key, value, proj_attn).
+    """Rename the attention weights of older diffusers checkpoints (query, key, value, proj_attn).
 
     Other keys pass through. Works with or without a prefix in front of the spatial VAE's own names.
     """
@@ -142,9 +142,7 @@ def rename_legacy_keys(state_dict: Mapping[str, T]) -> dict[str, T]:
 class ResnetBlock(nn.Module):
     """Two 3x3 convolutions, each after norm and SiLU, around a skip: (N, in, H, W) -> (N, out, H, W)."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, groups: int, operations: Any, **where: Any
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int, operations: Any, **where: Any) -> None:
         super().__init__()
         self.norm1 = operations.GroupNorm(groups, in_channels, eps=NORM_EPS, **where)
         self.conv1 = operations.Conv2d(in_channels, out_channels, 3, padding=1, **where)
@@ -156,7 +154,8 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = F.silu(self.norm2(h))
+        h = self.conv2(h)
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
 
 
@@ -182,9 +181,7 @@ class MidBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int, operations: Any, **where: Any) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(
-            [ResnetBlock(channels, channels, groups, operations, **where) for _ in range(2)]
-        )
+        self.resnets = nn.ModuleList([ResnetBlock(channels, channels, groups, operations, **where) for _ in range(2)])
         self.attentions = nn.ModuleList([PixelAttention(channels, groups, operations, **where)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,39 +212,37 @@ class Upsample(nn.Module):
 
 def _resnets(
     in_channels: int, out_channels: int, layers: int, groups: int, operations: Any, **where: Any
-) -> nn.ModuleList:
-    return nn.ModuleList(
-        ResnetBlock(in_channels if i == 0 else out_channels, out_channels, groups, operations, **where)
-        for i in range(layers)
+) -> nn.Sequential:
+    return nn.Sequential(
+        *(
+            ResnetBlock(in_channels if i == 0 else out_channels, out_channels, groups, operations, **where)
+            for i in range(layers)
+        )
     )
 
 
 class DownBlock(nn.Module):
     """ResNets of one resolution, then down to the next one, if this is not the last."""
 
-    def __init__(self, resnets: nn.ModuleList, downsample: Downsample | None) -> None:
+    def __init__(self, resnets: nn.Sequential, downsample: Downsample | None) -> None:
         super().__init__()
         self.resnets = resnets
-        self.downsamplers = nn.ModuleList([] if downsample is None else [downsample])
+        self.downsamplers = nn.Sequential(*([] if downsample is None else [downsample]))
 
     def forward(self, x: Tensor) -> Tensor:
-        for module in (*self.resnets, *self.downsamplers):
-            x = module(x)
-        return x
+        return self.downsamplers(self.resnets(x))
 
 
 class UpBlock(nn.Module):
     """ResNets of one resolution, then up to the next one, if this is not the last."""
 
-    def __init__(self, resnets: nn.ModuleList, upsample: Upsample | None) -> None:
+    def __init__(self, resnets: nn.Sequential, upsample: Upsample | None) -> None:
         super().__init__()
         self.resnets = resnets
-        self.upsamplers = nn.ModuleList([] if upsample is None else [upsample])
+        self.upsamplers = nn.Sequential(*([] if upsample is None else [upsample]))
 
     def forward(self, x: Tensor) -> Tensor:
-        for module in (*self.resnets, *self.upsamplers):
-            x = module(x)
-        return x
+        return self.upsamplers(self.resnets(x))
 
 
 class Encoder(nn.Module):
@@ -257,22 +252,18 @@ class Encoder(nn.Module):
         super().__init__()
         channels, groups = config.block_out_channels, config.norm_num_groups
         self.conv_in = operations.Conv2d(config.in_channels, channels[0], 3, padding=1, **where)
-        self.down_blocks = nn.ModuleList()
+        self.down_blocks = nn.Sequential()
         for i, width in enumerate(channels):
             before, last = channels[max(i - 1, 0)], i == len(channels) - 1
             resnets = _resnets(before, width, config.layers_per_block, groups, operations, **where)
-            self.down_blocks.append(
-                DownBlock(resnets, None if last else Downsample(width, operations, **where))
-            )
+            self.down_blocks.append(DownBlock(resnets, None if last else Downsample(width, operations, **where)))
         self.mid_block = MidBlock(channels[-1], groups, operations, **where)
         self.conv_norm_out = operations.GroupNorm(groups, channels[-1], eps=NORM_EPS, **where)
         self.conv_out = operations.Conv2d(channels[-1], 2 * config.latent_channels, 3, padding=1, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(self.mid_block(x))))
+        x = self.mid_block(self.down_blocks(self.conv_in(x)))
+        return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 
 class Decoder(nn.Module):
@@ -283,7 +274,7 @@ class Decoder(nn.Module):
         channels, groups = config.block_out_channels[::-1], config.norm_num_groups
         self.conv_in = operations.Conv2d(config.latent_channels, channels[0], 3, padding=1, **where)
         self.mid_block = MidBlock(channels[0], groups, operations, **where)
-        self.up_blocks = nn.ModuleList()
+        self.up_blocks = nn.Sequential()
         for i, width in enumerate(channels):
             before, last = channels[max(i - 1, 0)], i == len(channels) - 1
             resnets = _resnets(before, width, config.layers_per_block + 1, groups, operations, **where)
@@ -292,9 +283,7 @@ class Decoder(nn.Module):
         self.conv_out = operations.Conv2d(channels[-1], config.out_channels, 3, padding=1, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(x))
-        for block in self.up_blocks:
-            x = block(x)
+        x = self.up_blocks(self.mid_block(self.conv_in(x)))
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
 

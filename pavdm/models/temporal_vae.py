@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -68,8 +69,7 @@ class TemporalConfig:
         filters, in_out_channels = key_shape(state_dict, "encoder.conv_in.conv.weight")[:2]
         levels = count_children(state_dict, "encoder.block_res_blocks")
         widths = tuple(
-            key_shape(state_dict, f"encoder.block_res_blocks.{i}.0.conv1.conv.weight")[0]
-            for i in range(levels)
+            key_shape(state_dict, f"encoder.block_res_blocks.{i}.0.conv1.conv.weight")[0] for i in range(levels)
         )
         return cls(
             in_out_channels=in_out_channels,
@@ -78,9 +78,7 @@ class TemporalConfig:
             filters=filters,
             num_res_blocks=count_children(state_dict, "encoder.block_res_blocks.0"),
             channel_multipliers=tuple(width // filters for width in widths),
-            temporal_downsample=tuple(
-                f"encoder.conv_blocks.{i}.conv.weight" in state_dict for i in range(levels - 1)
-            ),
+            temporal_downsample=tuple(f"encoder.conv_blocks.{i}.conv.weight" in state_dict for i in range(levels - 1)),
             num_groups=fitting_groups("temporal VAE", num_groups, (filters, *widths)),
         )
 
@@ -121,9 +119,7 @@ class CausalConv3d(nn.Module):
 class ResBlock(nn.Module):
     """Two causal convolutions, each after norm and SiLU, around a skip."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, groups: int, operations: Any, **where: Any
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int, operations: Any, **where: Any) -> None:
         super().__init__()
         self.norm1 = operations.GroupNorm(groups, in_channels, **where)
         self.conv1 = CausalConv3d(in_channels, out_channels, 3, operations, bias=False, **where)
@@ -137,18 +133,19 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = F.silu(self.norm2(h))
+        h = self.conv2(h)
         return (x if self.conv3 is None else self.conv3(x)) + h
 
 
 def _res_blocks(
     in_channels: int, out_channels: int, config: TemporalConfig, operations: Any, **where: Any
-) -> nn.ModuleList:
-    return nn.ModuleList(
-        ResBlock(
-            in_channels if i == 0 else out_channels, out_channels, config.num_groups, operations, **where
+) -> nn.Sequential:
+    return nn.Sequential(
+        *(
+            ResBlock(in_channels if i == 0 else out_channels, out_channels, config.num_groups, operations, **where)
+            for i in range(config.num_res_blocks)
         )
-        for i in range(config.num_res_blocks)
     )
 
 
@@ -158,16 +155,14 @@ class Encoder(nn.Module):
     def __init__(self, config: TemporalConfig, operations: Any, **where: Any) -> None:
         super().__init__()
         widths = config.widths
-        self.conv_in = CausalConv3d(
-            config.in_out_channels, config.filters, 3, operations, bias=False, **where
-        )
+        self.conv_in = CausalConv3d(config.in_out_channels, config.filters, 3, operations, bias=False, **where)
         self.block_res_blocks = nn.ModuleList(
             _res_blocks(before, width, config, operations, **where)
-            for before, width in zip((config.filters, *widths), widths)
+            for before, width in pairwise((config.filters, *widths))
         )
         self.conv_blocks = nn.ModuleList(
             CausalConv3d(width, width, 3, operations, time_stride=2, **where) if halve else nn.Identity()
-            for width, halve in zip(widths, config.temporal_downsample)
+            for width, halve in zip(widths[:-1], config.temporal_downsample, strict=True)
         )
         self.res_blocks = _res_blocks(widths[-1], widths[-1], config, operations, **where)
         self.norm1 = operations.GroupNorm(config.num_groups, widths[-1], **where)
@@ -176,12 +171,10 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
         for level, blocks in enumerate(self.block_res_blocks):
-            for block in blocks:  # type: ignore[attr-defined]
-                x = block(x)
+            x = blocks(x)
             if level < len(self.conv_blocks):
                 x = self.conv_blocks[level](x)
-        for block in self.res_blocks:
-            x = block(x)
+        x = self.res_blocks(x)
         return self.conv2(F.silu(self.norm1(x)))
 
 
@@ -195,24 +188,20 @@ class Decoder(nn.Module):
         self.conv1 = CausalConv3d(config.latent_embed_dim, widths[-1], 3, operations, **where)
         self.res_blocks = _res_blocks(widths[-1], widths[-1], config, operations, **where)
         self.block_res_blocks = nn.ModuleList(
-            _res_blocks(before, width, config, operations, **where)
-            for before, width in zip((*widths[1:], widths[-1]), widths)
+            _res_blocks(before, width, config, operations, **where) for width, before in pairwise((*widths, widths[-1]))
         )
         # conv_blocks[i] leads from level i + 1 to level i: twice the channels, half of them new frames.
         self.conv_blocks = nn.ModuleList(
             CausalConv3d(width, 2 * width, 3, operations, **where) if double else nn.Identity()
-            for width, double in zip(widths[1:], self.doubles)
+            for width, double in zip(widths[1:], self.doubles, strict=True)
         )
         self.norm1 = operations.GroupNorm(config.num_groups, widths[0], **where)
         self.conv_out = CausalConv3d(widths[0], config.in_out_channels, 3, operations, **where)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
-        for block in self.res_blocks:
-            x = block(x)
+        x = self.res_blocks(self.conv1(x))
         for level in reversed(range(len(self.block_res_blocks))):
-            for block in self.block_res_blocks[level]:  # type: ignore[union-attr, attr-defined]
-                x = block(x)
+            x = self.block_res_blocks[level](x)
             if level > 0 and self.doubles[level - 1]:
                 x = _channels_to_time(self.conv_blocks[level - 1](x))
         return self.conv_out(F.silu(self.norm1(x)))
@@ -238,9 +227,7 @@ class TemporalVAE(nn.Module):
         self.factor = config.factor
         self.encoder = Encoder(config, operations, **where)
         self.decoder = Decoder(config, operations, **where)
-        self.quant_conv = CausalConv3d(
-            2 * config.latent_embed_dim, 2 * config.embed_dim, 1, operations, **where
-        )
+        self.quant_conv = CausalConv3d(2 * config.latent_embed_dim, 2 * config.embed_dim, 1, operations, **where)
         self.post_quant_conv = CausalConv3d(config.embed_dim, config.latent_embed_dim, 1, operations, **where)
 
     def encode(self, frames: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Open-Sora's video VAE v1.2: 17 frames <-> 5 latent frames, 8 x 8 pixels <-> 1 latent position.
 
-A spatial VAE codes each frame, a causal temporal VAE codes the frames' latents in pieces of 17, and the result
-is normalised per channel. Each piece is coded on its own, so decoding piece by piece while latents come gives
-what decoding the whole would, in memory that does not grow with the length.
+A spatial VAE codes each frame, a causal temporal VAE codes the frames' latents in pieces of 17, and the
+result is normalised per channel. Each piece is coded on its own, so decoding piece by piece, while latents
+come, gives what decoding the whole would, in memory that does not grow with the length.
 Source: Open-Sora report 1.2 (docs/report_03.md), PA-VDM (arXiv 2410.08151) section 3.3.
 """
 
@@ -24,6 +24,9 @@ MODEL_TYPE = "VideoAutoencoderPipeline"
 SPATIAL_PREFIX = "spatial_vae.module."
 TEMPORAL_PREFIX = "temporal_vae."
 MIN_TILE = 4
+# At its widest the temporal VAE holds 20 x 256 numbers per latent pixel, the spatial one 4 x 64 x 256: tiles
+# three times as wide take no more memory, and most sizes need no temporal seams at all.
+TEMPORAL_TILE = 3
 
 Noise = Callable[[tuple[int, ...]], Tensor]
 
@@ -74,9 +77,7 @@ class VAEConfig:
 
         Raises InputError if it is neither.
         """
-        numbers = {
-            name: config[name] for name in ("micro_frame_size", "spatial_scaling_factor") if name in config
-        }
+        numbers = {name: config[name] for name in ("micro_frame_size", "spatial_scaling_factor") if name in config}
         for name in ("scale", "shift"):
             if name in config:
                 value = config[name]
@@ -109,12 +110,8 @@ class VAEConfig:
         base = base or cls()
         return replace(
             base,
-            spatial=SpatialConfig.from_state_dict(
-                _part(state_dict, SPATIAL_PREFIX), base.spatial.norm_num_groups
-            ),
-            temporal=TemporalConfig.from_state_dict(
-                _part(state_dict, TEMPORAL_PREFIX), base.temporal.num_groups
-            ),
+            spatial=SpatialConfig.from_state_dict(_part(state_dict, SPATIAL_PREFIX), base.spatial.norm_num_groups),
+            temporal=TemporalConfig.from_state_dict(_part(state_dict, TEMPORAL_PREFIX), base.temporal.num_groups),
             scale=_values(state_dict, "scale", base.scale),
             shift=_values(state_dict, "shift", base.shift),
         )
@@ -173,8 +170,10 @@ class _Wrapper(nn.Module):
 class VideoVAE(nn.Module):
     """Video to normalised latents and back. Inputs are cast to the weights' dtype, outputs are float32.
 
-    tile: longest side, in latent pixels, that is worked on in one go; longer ones are cut into overlapping
-        tiles, blended linearly. None: never cut. Bounds memory; changes the numbers slightly where it cuts.
+    tile: longest side, in latent pixels, that the spatial VAE works on in one go; longer ones are cut into
+        overlapping tiles, blended linearly. None: never cut. Bounds memory; where it cuts it changes the
+        numbers, as norms and attention see one tile only: the larger the tile, the closer. The temporal VAE,
+        which needs less, is cut at three times this.
     micro_batch: frames per pass of the spatial VAE. Bounds memory; changes nothing else.
     operations: namespace with Conv2d, Conv3d, GroupNorm and Linear. Weights are left as it makes them: load a
         checkpoint or call `initialize_weights`.
@@ -206,12 +205,16 @@ class VideoVAE(nn.Module):
         """The weights' dtype."""
         return next(self.parameters()).dtype
 
+    @property
+    def _temporal_tile(self) -> int | None:
+        return None if self.tile is None else TEMPORAL_TILE * self.tile
+
     def encode(self, pixels: Tensor, noise: Noise | None = None) -> Tensor:
         """(B, 3, F, H, W) in [-1, 1] -> normalised latents (B, 4, latent_frames(F), H // 8, W // 8), float32.
 
         noise: shape -> standard normal tensor; both posteriors are sampled with it, in the published order:
-        for the spatial VAE once per 4 frames, batch and time in one row, then for the temporal VAE once per 17
-        frames. None takes the posteriors' modes.
+        for the spatial VAE once per 4 frames, batch and time in one row, then for the temporal VAE once per
+        17 frames. None takes the posteriors' modes.
         """
         images = pixels.transpose(1, 2).flatten(0, 1)  # (B*F, 3, H, W)
         moments = torch.cat([self._encode_images(part) for part in images.split(self.micro_batch)])
@@ -264,12 +267,12 @@ class VideoVAE(nn.Module):
         return tiled(self.spatial_vae.module.decode, latents.to(self.dtype), self.tile, per_latent_out=factor)
 
     def _encode_piece(self, piece: Tensor) -> Tensor:
-        return tiled(self.temporal_vae.encode, piece.to(self.dtype), self.tile)
+        return tiled(self.temporal_vae.encode, piece.to(self.dtype), self._temporal_tile)
 
     def _decode_piece(self, piece: Tensor, num_frames: int) -> Tensor:
         z = piece.float()
         z = z * self.scale.to(z) + self.shift.to(z)
-        z = tiled(lambda part: self.temporal_vae.decode(part, num_frames), z.to(self.dtype), self.tile)
+        z = tiled(lambda part: self.temporal_vae.decode(part, num_frames), z.to(self.dtype), self._temporal_tile)
         images = z.transpose(1, 2).flatten(0, 1) / self.config.spatial_scaling_factor  # (B*F, 4, h, w)
         pixels = torch.cat([self._decode_images(part) for part in images.split(self.micro_batch)])
         return pixels.unflatten(0, (piece.shape[0], -1)).transpose(1, 2)
@@ -307,9 +310,7 @@ def tiled(
     """
     height, width = x.shape[-2] // per_latent_in, x.shape[-1] // per_latent_in
     if tile is not None and tile < MIN_TILE:
-        raise InputError(
-            f"VAE tile: expected at least {MIN_TILE} latent pixels, got {tile}; 32 or more hides seams"
-        )
+        raise InputError(f"VAE tile: expected at least {MIN_TILE} latent pixels, got {tile}; 32 or more hides seams")
     if tile is None or max(height, width) <= tile:
         return function(x).float()
     rows = _tile_weights(height, tile, per_latent_out, x.device)
@@ -324,9 +325,7 @@ def tiled(
             if result is None:
                 result = part.new_zeros(*part.shape[:-2], height * per_latent_out, width * per_latent_out)
             spot = result[..., top * per_latent_out : bottom * per_latent_out, :]
-            spot[..., left * per_latent_out : right * per_latent_out] += part * (
-                row_weights[:, None] * column_weights
-            )
+            spot[..., left * per_latent_out : right * per_latent_out] += part * (row_weights[:, None] * column_weights)
     assert result is not None
     return result
 
@@ -344,9 +343,7 @@ def _tile_weights(size: int, tile: int, factor: int, device: torch.device) -> li
     total = tent.new_zeros(size * factor)
     for start in starts:
         total[start * factor : (start + length) * factor] += tent
-    return [
-        (start, start + length, tent / total[start * factor : (start + length) * factor]) for start in starts
-    ]
+    return [(start, start + length, tent / total[start * factor : (start + length) * factor]) for start in starts]
 
 
 @torch.no_grad()

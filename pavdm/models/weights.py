@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pavdm.errors import InputError
@@ -50,6 +50,7 @@ EMA_PREFIXES = ("ema_model.", "ema.")
 PREFIXES = (*EMA_PREFIXES, "_orig_mod.", "module.", "model.diffusion_model.", "model.")
 
 MAPPED_BYTES = 64 * 2**20  # pages of a mapped file stay resident until unmapped: map again after this many
+MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 SAMPLE_BYTES = 1024  # of each tensor, in a fingerprint
 
 _ITEM_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
@@ -88,7 +89,7 @@ def read_header(file: Path) -> Header:
         with file.open("rb") as handle:
             start = handle.read(8)
             length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            raw = handle.read(length) if 0 < length <= size - 8 else b""
+            raw = handle.read(length) if 0 < length <= min(size - 8, MAX_HEADER_BYTES) else b""
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
     _check_start(file, start)
@@ -261,11 +262,19 @@ class Weights:
         todo = list(entries.items())
         while todo:
             mapped = 0
-            with safe_open(file, framework="pt", device="cpu") as handle:
+            with _mapped(file) as handle:
                 while todo and mapped < MAPPED_BYTES:
                     key, entry = todo.pop(0)
                     mapped += entry.num_bytes
                     yield key, handle.get_tensor(entry.name)
+
+
+def _mapped(file: Path) -> Any:
+    """safetensors' handle on a mapped file."""
+    try:
+        return safe_open(file, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} is damaged: {error}. Download or copy it again.") from error
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:

@@ -89,7 +89,9 @@ def test_shards_behind_an_index_load_as_one_network(tmp_path: Path, stdit: dict[
         load_stdit3(tmp_path)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "model.", "ema.", "ema_model.", "model.diffusion_model.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.", "ema.", "ema_model.", "model.diffusion_model.", "_orig_mod.module."]
+)
 def test_wrapper_prefix_of_a_fine_tuned_checkpoint_is_removed(
     tmp_path: Path, stdit: dict[str, Tensor], prefix: str
 ) -> None:
@@ -98,7 +100,9 @@ def test_wrapper_prefix_of_a_fine_tuned_checkpoint_is_removed(
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
-@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: {"state_dict": {f"module.{k}": v for k, v in t.items()}, "epoch": 3}])
+@pytest.mark.parametrize(
+    "wrap", [lambda t: t, lambda t: {"state_dict": {f"module.{k}": v for k, v in t.items()}, "epoch": 3}]
+)
 def test_pickled_weights_load_without_running_code(
     tmp_path: Path, stdit: dict[str, Tensor], zipped: bool, wrap: Callable[[dict[str, Tensor]], dict[str, Any]]
 ) -> None:
@@ -126,7 +130,11 @@ def test_weights_are_converted_to_the_asked_type(stdit: dict[str, Tensor], dtype
 
 
 def test_positions_that_a_checkpoint_carries_are_ignored(tmp_path: Path, stdit: dict[str, Tensor]) -> None:
-    extra = {"pos_embed": torch.zeros(1, 4, 8), "pos_embed.inv_freq": torch.zeros(8), "pos_embed_temporal": torch.zeros(3)}
+    extra = {
+        "pos_embed": torch.zeros(1, 4, 8),
+        "pos_embed.inv_freq": torch.zeros(8),
+        "pos_embed_temporal": torch.zeros(3),
+    }
     save_file({**stdit, **extra}, tmp_path / "m.safetensors")
     assert_loaded(load_stdit3(tmp_path / "m.safetensors"), stdit)
 
@@ -144,7 +152,9 @@ def test_vae_in_the_published_layout_loads(tmp_path: Path, vae: dict[str, Tensor
     bare = {key: tensor for key, tensor in vae.items() if key not in ("scale", "shift")}
     loaded = load_vae(folder(tmp_path / "no_scale", bare, published))
     assert loaded.scale.flatten().tolist() == [1.0, 2.0, 3.0, 4.0]
-    assert load_vae(folder(tmp_path / "plain", bare)).scale.flatten().tolist() == pytest.approx([3.85, 2.32, 2.33, 3.06])
+    assert load_vae(folder(tmp_path / "plain", bare)).scale.flatten().tolist() == pytest.approx(
+        [3.85, 2.32, 2.33, 3.06]
+    )
     assert load_vae(VAE, dtype=torch.bfloat16).scale.dtype == torch.float32
 
 
@@ -155,13 +165,17 @@ def test_temporal_half_and_diffusers_image_vae_make_one_vae(
 ) -> None:
     start = len("temporal_vae.") if bare else 0
     temporal = {key[start:]: tensor for key, tensor in vae.items() if key.startswith("temporal_vae.")}
-    spatial = {key.removeprefix("spatial_vae.module."): tensor for key, tensor in vae.items() if key.startswith("spatial")}
+    spatial = {
+        key.removeprefix("spatial_vae.module."): tensor for key, tensor in vae.items() if key.startswith("spatial")
+    }
     if legacy:
         old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
         for new, name in old.items():
             spatial = {key.replace(new, name): tensor for key, tensor in spatial.items()}
     save_file(temporal, tmp_path / "temporal.safetensors")
-    image = folder(tmp_path / "image", spatial, {"_class_name": "AutoencoderKL", "scaling_factor": 0.13025, **SPATIAL_CONFIG})
+    image = folder(
+        tmp_path / "image", spatial, {"_class_name": "AutoencoderKL", "scaling_factor": 0.13025, **SPATIAL_CONFIG}
+    )
     (image / "model.safetensors").rename(image / "diffusion_pytorch_model.safetensors")
     loaded = load_vae(tmp_path / "temporal.safetensors", spatial_path=image)
     assert_loaded(loaded, vae)
@@ -250,7 +264,10 @@ def test_another_network_is_refused_and_called_by_its_name(tmp_path: Path) -> No
     [
         (["encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight"], Kind.TEXT_ENCODER),
         (["patch_embedding.weight", "blocks.0.self_attn.q.weight"], Kind.WAN),
-        (["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.up_blocks.0.resnets.0.conv1.weight"], Kind.SPATIAL_VAE),
+        (
+            ["encoder.down_blocks.0.resnets.0.conv1.weight", "decoder.up_blocks.0.resnets.0.conv1.weight"],
+            Kind.SPATIAL_VAE,
+        ),
         (["spatial_blocks.0.attn.qkv.lora_A.weight", "temporal_blocks.0.attn.qkv.lora_A.weight"], Kind.LORA),
     ],
 )
@@ -385,7 +402,6 @@ def test_loading_never_holds_two_copies_of_the_weights(tmp_path: Path) -> None:
         command = [sys.executable, "-c", MEASURE, str(tmp_path / "m.safetensors"), dtype]
         output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
         growth[dtype] = [int(number) / size for number in output.stdout.split()]
-        print(f"{dtype}: anonymous {growth[dtype][0]:.2f}, total {growth[dtype][1]:.2f} of the {size / 1e6:.0f} MB file")
     assert growth["float32"][0] < 0.2  # stays mapped: no memory of its own
     assert growth["float32"][1] < 1.3
     assert growth["bfloat16"][0] < 0.7  # the network is half the file
@@ -399,3 +415,10 @@ def test_published_sizes_are_the_defaults() -> None:
     vae = VideoVAE(VAEConfig(), device="meta")
     num_bytes = sum(tensor.numel() * 4 for tensor in vae.state_dict().values())
     assert 0 < 1_573_430_548 - num_bytes < 200_000
+
+
+def test_header_whose_tensors_overlap_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} for name in ("a", "b")}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+    with pytest.raises(InputError, match="damaged"):
+        load_state_dict(tmp_path / "m.safetensors")

@@ -1,4 +1,4 @@
-"""The video VAE against the published implementation's outputs (tests/golden/vae*) and hand-written numbers."""
+"""The video VAE against the published implementation's outputs (tests/golden/vae*) and known numbers."""
 
 from __future__ import annotations
 
@@ -81,58 +81,49 @@ def relative_error(out: Tensor, reference: Tensor) -> float:
 
 
 def random_latents(num_latents: int, height: int = 2, width: int = 3, batch: int = 1) -> Tensor:
-    return torch.randn(
-        batch, 4, num_latents, height, width, generator=torch.Generator().manual_seed(num_latents)
-    )
+    return torch.randn(batch, 4, num_latents, height, width, generator=torch.Generator().manual_seed(num_latents))
 
 
 def smooth_video(num_frames: int, height: int, width: int) -> Tensor:
     coarse = torch.randn(1, 3, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    return F.interpolate(coarse, (num_frames, height, width), mode="trilinear", align_corners=True).clamp(
-        -1, 1
-    )
+    return F.interpolate(coarse, (num_frames, height, width), mode="trilinear", align_corners=True).clamp(-1, 1)
+
+
+def waves(num_frames: int, height: int, width: int) -> Tensor:
+    """Smooth video that looks alike everywhere: waves of 32 pixels, another slope in each channel."""
+    t, y, x = torch.meshgrid(*(torch.arange(n) for n in (num_frames, height, width)), indexing="ij")
+    phases = torch.stack([x / 32 + y / (32 * slope) + t / 17 for slope in (1, 2, 3)])
+    return 0.7 * torch.sin(2 * torch.pi * phases)[None]
 
 
 class TestGolden:
     @pytest.mark.parametrize("case", ENCODE)
-    def test_sampled_latents_are_the_published_ones(
-        self, vae: VideoVAE, golden: dict[str, Tensor], case: str
-    ) -> None:
+    def test_sampled_latents_are_the_published_ones(self, vae: VideoVAE, golden: dict[str, Tensor], case: str) -> None:
         out = vae.encode(golden[f"{case}.pixels"], recorded_noise(golden, case))
         assert relative_error(out, golden[f"{case}.latents"]) < 1e-5
 
     @pytest.mark.parametrize("case", ENCODE)
-    def test_mode_latents_are_the_published_ones(
-        self, vae: VideoVAE, golden: dict[str, Tensor], case: str
-    ) -> None:
+    def test_mode_latents_are_the_published_ones(self, vae: VideoVAE, golden: dict[str, Tensor], case: str) -> None:
         assert relative_error(vae.encode(golden[f"{case}.pixels"]), golden[f"{case}.latents_mode"]) < 1e-5
 
     @pytest.mark.parametrize(("case", "num_frames"), DECODE)
     def test_decoded_pixels_are_the_published_ones(
         self, vae: VideoVAE, golden: dict[str, Tensor], case: str, num_frames: int
     ) -> None:
-        assert (
-            relative_error(vae.decode(golden[f"{case}.latents"], num_frames), golden[f"{case}.pixels"]) < 1e-5
-        )
+        assert relative_error(vae.decode(golden[f"{case}.latents"], num_frames), golden[f"{case}.pixels"]) < 1e-5
 
     @pytest.mark.parametrize("micro_batch", [1, 7])
-    def test_micro_batch_changes_memory_only(
-        self, vae: VideoVAE, golden: dict[str, Tensor], micro_batch: int
-    ) -> None:
+    def test_micro_batch_changes_memory_only(self, vae: VideoVAE, golden: dict[str, Tensor], micro_batch: int) -> None:
         vae.micro_batch = micro_batch
         out = vae.encode(golden["encode_20.pixels"], recorded_noise(golden, "encode_20"))
         assert relative_error(out, golden["encode_20.latents"]) < 1e-5
         assert relative_error(vae.decode(golden["decode_21.latents"], 21), golden["decode_21.pixels"]) < 1e-5
 
-    def test_bfloat16_weights_stay_close_and_give_float32(
-        self, vae: VideoVAE, golden: dict[str, Tensor]
-    ) -> None:
+    def test_bfloat16_weights_stay_close_and_give_float32(self, vae: VideoVAE, golden: dict[str, Tensor]) -> None:
         half = VideoVAE(vae.config, dtype=torch.bfloat16)
         half.load_state_dict(vae.state_dict())
         assert half.dtype == torch.bfloat16 and half.scale.dtype == torch.float32
-        assert (
-            relative_error(half.encode(golden["encode_17.pixels"]), golden["encode_17.latents_mode"]) < 0.05
-        )
+        assert relative_error(half.encode(golden["encode_17.pixels"]), golden["encode_17.latents_mode"]) < 0.05
         assert relative_error(half.decode(golden["decode_17.latents"]), golden["decode_17.pixels"]) < 0.05
 
 
@@ -185,9 +176,7 @@ class TestFrames:
         assert relative_error(vae.decode(latents)[1:], vae.decode(latents[1:])) < 1e-5
 
     @pytest.mark.parametrize("num_frames", [16, 18, 33])
-    def test_a_frame_count_that_does_not_fit_the_latents_is_refused(
-        self, vae: VideoVAE, num_frames: int
-    ) -> None:
+    def test_a_frame_count_that_does_not_fit_the_latents_is_refused(self, vae: VideoVAE, num_frames: int) -> None:
         with pytest.raises(InputError, match=f"for {num_frames} frames, got 5"):
             vae.decode(random_latents(5), num_frames)
 
@@ -198,17 +187,13 @@ class TestPieces:
     def test_any_chunk_lengths_decode_to_the_whole(self, vae: VideoVAE, length: int, cut: int) -> None:
         latents = random_latents(length)
         # The whole, as one call of the networks per 17-frame piece, without the generator.
-        whole = torch.cat(
-            [vae._decode_piece(part, pixel_frames(part.shape[2])) for part in latents.split(5, dim=2)], 2
-        )
+        whole = torch.cat([vae._decode_piece(part, pixel_frames(part.shape[2])) for part in latents.split(5, dim=2)], 2)
         pieces = list(vae.decode_pieces(latents.split(cut, dim=2)))
         assert [piece.shape[2] for piece in pieces[:-1]] == [17] * (len(pieces) - 1)
         assert relative_error(torch.cat(pieces, dim=2), whole) < 1e-5
         assert relative_error(vae.decode(latents), whole) < 1e-5
 
-    def test_the_last_piece_is_cropped_to_the_frame_count(
-        self, vae: VideoVAE, golden: dict[str, Tensor]
-    ) -> None:
+    def test_the_last_piece_is_cropped_to_the_frame_count(self, vae: VideoVAE, golden: dict[str, Tensor]) -> None:
         latents = golden["decode_21.latents"]
         pieces = list(vae.decode_pieces(latents.split(2, dim=2), num_frames=19))
         assert [piece.shape[2] for piece in pieces] == [17, 2]
@@ -219,7 +204,8 @@ class TestPieces:
 
         def chunks() -> Iterator[Tensor]:
             nonlocal asked
-            for asked in (1, 2, 3):
+            for _ in range(3):
+                asked += 1
                 yield random_latents(5)
 
         pieces = vae.decode_pieces(chunks())
@@ -232,7 +218,7 @@ class TestPieces:
         live = []
         for piece in vae.decode_pieces(random_latents(3) for _ in range(20)):
             del piece
-            live.append(sum(x.numel() for x in gc.get_objects() if isinstance(x, Tensor)))
+            live.append(sum(x.numel() for x in gc.get_objects() if type(x) is Tensor))
         assert len(live) == 12
         assert max(live[6:]) <= max(live[:3])
 
@@ -260,13 +246,15 @@ class TestTiles:
         assert torch.equal(vae.encode(video), encoded)
         assert torch.equal(vae.decode(latents), decoded)
 
-    def test_many_tiles_stay_close_on_smooth_video(self, vae: VideoVAE) -> None:
-        video = smooth_video(5, 128, 170)
-        latents = vae.encode(video)
-        decoded = vae.decode(latents)
-        vae.tile = 12
-        assert relative_error(vae.encode(video), latents) < 0.1
-        assert relative_error(vae.decode(latents), decoded) < 0.1
+    def test_many_tiles_stay_close_and_come_closer_with_size(self, vae: VideoVAE) -> None:
+        video, latents = waves(5, 192, 256), random_latents(2, 24, 32)
+        encoded, decoded = vae.encode(video), vae.decode(latents)
+        errors = []
+        for vae.tile in (8, 20):
+            errors.append((relative_error(vae.encode(video), encoded), relative_error(vae.decode(latents), decoded)))
+        # Random weights react far more strongly than trained ones to what a tile leaves out; unrelated: 1.4.
+        assert errors[1][0] < 0.3 and errors[1][1] < 0.2
+        assert errors[1][0] < errors[0][0] and errors[1][1] < errors[0][1]
 
     @pytest.mark.parametrize("size", [(9, 8), (8, 23), (31, 50), (100, 7)])
     def test_blending_loses_and_doubles_nothing(self, size: tuple[int, int]) -> None:
@@ -305,9 +293,7 @@ class TestConfig:
                 assert value == (tuple(expected) if isinstance(expected, list) else expected), name
         inferred.pop("model_type")
         for name, value in inferred.items():
-            assert value == (tuple(SETTINGS[name]) if isinstance(SETTINGS[name], list) else SETTINGS[name]), (
-                name
-            )
+            assert value == (tuple(SETTINGS[name]) if isinstance(SETTINGS[name], list) else SETTINGS[name]), name
 
     def test_shapes_alone_are_enough(self, weights: dict[str, Tensor]) -> None:
         shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
@@ -360,11 +346,9 @@ class TestConfig:
         with pytest.raises(InputError, match=message):
             VAEConfig.from_dict(config)
 
-    def test_a_checkpoint_without_the_temporal_half_is_refused_by_name(
-        self, weights: dict[str, Tensor]
-    ) -> None:
+    def test_a_checkpoint_without_the_temporal_half_is_refused_by_name(self, weights: dict[str, Tensor]) -> None:
         spatial_only = {key: value for key, value in weights.items() if key.startswith("spatial_vae.")}
-        with pytest.raises(InputError, match="temporal_vae."):
+        with pytest.raises(InputError, match="begin with 'temporal_vae"):
             VAEConfig.from_state_dict(spatial_only)
 
     def test_a_missing_key_is_named(self, weights: dict[str, Tensor]) -> None:
@@ -408,7 +392,7 @@ class TestWeights:
         for model in (vae, twin):
             initialize_weights(model, torch.Generator().manual_seed(3))
         assert torch.equal(torch.get_rng_state(), global_state)
-        for (key, value), other in zip(vae.state_dict().items(), twin.state_dict().values()):
+        for (key, value), other in zip(vae.state_dict().items(), twin.state_dict().values(), strict=True):
             assert torch.equal(value, other), key
         with torch.no_grad():
             latents = vae.encode(smooth_video(17, 32, 32))

@@ -1,0 +1,287 @@
+"""`pavdm extend` and `pavdm generate` as a person runs them: real clips, real files, real processes killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import av
+import numpy as np
+import pytest
+
+from pavdm.cli import main
+from pavdm.video_reader import probe, read_frames
+
+FAST = ["--size", "48x64", "--steps", "6"]
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def extend(clip, out, models, *options, prompt="bicycles in a park"):
+    arguments = ["extend", str(clip), "--prompt", prompt, "--out", str(out), "--models", str(models), "--quiet"]
+    return main([*arguments, *FAST, *map(str, options)])
+
+
+def command(clip, out, models, *options):
+    return [
+        *(sys.executable, "-m", "pavdm", "extend", str(clip), "--prompt", "bicycles in a park"),
+        *("--out", str(out), "--models", str(models), *FAST, *map(str, options)),
+    ]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(bikes, models, tmp_path_factory):
+    """A finished run of 2.5 s (4 chunks) and its state directory."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert extend(bikes, folder / "out.mp4", models, "--seconds", 2.5, "--state", folder / "state") == 0
+    return folder
+
+
+def latents_of(state):
+    return [path.read_bytes() for path in sorted((state / "chunks").iterdir())]
+
+
+def test_seconds_counts_new_video_and_the_clip_s_own_frames_come_first(uninterrupted, bikes):
+    out = frames_of(uninterrupted / "out.mp4")
+    own = probe(bikes)
+    assert own.num_frames == 250 and float(own.fps) == 25  # 10 s
+    assert out.shape == (240 + 60, 48, 64, 3)
+    expected = np.stack(list(read_frames(bikes, fps=24, size=(48, 64)))).astype(float)
+    distance = np.array([np.abs(expected - frame).mean(axis=(1, 2, 3)) for frame in out[:240]])
+    in_place = distance.argmin(axis=1) == np.arange(240)  # the codec loses detail, but no frame moves
+    assert in_place.mean() > 0.97
+    assert distance.diagonal().mean() < distance.mean() / 10
+
+
+def test_total_seconds_counts_the_clip_too(bikes, models, tmp_path, capsys):
+    assert extend(bikes, tmp_path / "out.mp4", models, "--total-seconds", 11, "--end", 2) == 0
+    assert len(frames_of(tmp_path / "out.mp4")) == 11 * 24
+    assert "264 frames, 11.00 s at 24 fps, 216 of them new" in capsys.readouterr().out
+
+
+def test_the_published_condition_gives_its_first_frames_decoded_and_nothing_before(bikes, models, tmp_path):
+    assert extend(bikes, tmp_path / "out.mp4", models, "--total-seconds", 2, "--condition", "first") == 0
+    assert len(frames_of(tmp_path / "out.mp4")) == 48
+
+
+def test_the_file_says_how_it_was_made(uninterrupted):
+    record = json.loads(probe(uninterrupted / "out.mp4").metadata["pavdm"])
+    assert record["prompt"] == "bicycles in a park"
+    assert record["seed"] == 42
+    assert record["guidance"] == 7.0
+    assert record["steps"] == 6
+
+
+def test_the_same_command_gives_the_same_video_and_another_seed_another(uninterrupted, bikes, models, tmp_path):
+    assert extend(bikes, tmp_path / "same.mp4", models, "--seconds", 2.5) == 0
+    assert np.array_equal(frames_of(tmp_path / "same.mp4"), frames_of(uninterrupted / "out.mp4"))
+    assert extend(bikes, tmp_path / "other.mp4", models, "--seconds", 0.5, "--seed", 7) == 0
+    assert not np.array_equal(frames_of(tmp_path / "other.mp4")[240:], frames_of(uninterrupted / "out.mp4")[240:252])
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, "the process ended before it could be interrupted"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("after_chunks", [1, 3])
+def test_a_killed_run_goes_on_and_ends_like_one_that_was_not(uninterrupted, bikes, models, tmp_path, after_chunks):
+    state, out = tmp_path / "state", tmp_path / "out.mp4"
+    arguments = command(bikes, out, models, "--seconds", 2.5, "--state", state)
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(list(state.glob("chunks/0*.safetensors"))) >= after_chunks, process)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    assert len(frames_of(tmp_path / "out.partial.mp4")) >= 240  # playable, though its writer was killed
+    again = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert "going on from" in again.stderr
+    assert latents_of(state) == latents_of(uninterrupted / "state")
+    assert np.array_equal(frames_of(out), frames_of(uninterrupted / "out.mp4"))
+
+
+def test_ctrl_c_saves_the_state_closes_the_video_and_exits_with_130(uninterrupted, bikes, models, tmp_path):
+    state, out = tmp_path / "state", tmp_path / "out.mp4"
+    arguments = command(bikes, out, models, "--seconds", 2.5, "--state", state)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (state / "chunks/000000.safetensors").exists(), process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert f"goes on from {state}" in errors
+    assert len(frames_of(tmp_path / "out.partial.mp4")) >= 240
+    assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
+    assert np.array_equal(frames_of(out), frames_of(uninterrupted / "out.mp4"))
+
+
+def test_a_state_from_other_settings_is_refused_and_can_be_overridden(uninterrupted, bikes, models, tmp_path, capsys):
+    options = ["--seconds", 2.5, "--state", uninterrupted / "state", "--guidance", 3]
+    assert extend(bikes, tmp_path / "out.mp4", models, *options) == 2
+    assert "guidance: 7.0 in the state, 3.0 now" in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+    assert extend(bikes, tmp_path / "out.mp4", models, *options, "--override-state") == 0
+
+
+def test_a_prompt_schedule_changes_what_follows_and_nothing_before(bikes, models, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert extend(bikes, tmp_path / "a.mp4", models, "--seconds", 2.5, "--state", first, prompt="rain") == 0
+    prompt = "|0| rain |2| snow"
+    assert extend(bikes, tmp_path / "b.mp4", models, "--seconds", 2.5, "--state", second, prompt=prompt) == 0
+    before, after = latents_of(first), latents_of(second)
+    assert before[3] != after[3]
+    assert len(before) == len(after) == 4
+
+
+def test_the_baseline_loop_runs_and_resumes(bikes, models, tmp_path):
+    method = ["--method", "replacement", "--seconds", 4]
+    assert extend(bikes, tmp_path / "whole.mp4", models, *method, "--state", tmp_path / "whole") == 0
+    whole = frames_of(tmp_path / "whole.mp4")
+    assert len(whole) == 240 + 96
+    state, out = tmp_path / "state", tmp_path / "out.mp4"
+    arguments = command(bikes, out, models, *method, "--state", state)
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
+    wait_for(lambda: (state / "chunks/000000.safetensors").exists(), process)
+    process.kill()
+    process.wait()
+    assert subprocess.run(arguments, capture_output=True, check=False).returncode == 0
+    assert np.array_equal(frames_of(out), whole)
+
+
+@pytest.mark.parametrize("method", ["progressive", "replacement"])
+def test_a_video_from_text_alone(models, tmp_path, method):
+    out = tmp_path / "out.mp4"
+    arguments = ["generate", "--prompt", "a lake", "--seconds", "1.7", "--out", str(out), "--models", str(models)]
+    assert main([*arguments, "--quiet", "--method", method, *FAST]) == 0
+    assert len(frames_of(out)) == 41
+
+
+@pytest.mark.parametrize(
+    ("options", "num_frames"),
+    [
+        (["--chunk", 1, "--window-chunks", 30, "--steps", 30], 240 + 24),
+        (["--chunk", 3, "--window-chunks", 4, "--steps", 8], 240 + 24),
+        (["--chunk", 10, "--window-chunks", 3, "--steps", 6], 240 + 24),
+        (["--no-overlap"], 240 + 24),
+        (["--no-variable-length"], 240 + 24),
+        (["--no-variable-length", "--no-overlap", "--chunk", 1, "--window-chunks", 15, "--steps", 15], 240 + 24),
+        (["--no-timestep-transform", "--guidance", 1, "--posterior", "mode", "--prompt-switch", "window"], 240 + 24),
+    ],
+    ids=["per frame", "chunk 3", "chunk 10", "no overlap", "fixed window", "per frame, fixed, no overlap", "others"],
+)
+def test_every_ablation_gives_the_exact_number_of_frames(bikes, models, tmp_path, options, num_frames):
+    assert extend(bikes, tmp_path / "out.mp4", models, "--seconds", 1, *options) == 0
+    assert len(frames_of(tmp_path / "out.mp4")) == num_frames
+
+
+def test_a_short_clip_is_refused_and_can_be_padded(bikes, models, tmp_path, capsys):
+    assert extend(bikes, tmp_path / "out.mp4", models, "--seconds", 1, "--end", 0.5) == 2
+    errors = capsys.readouterr().err
+    assert "has 12 frames" in errors and "17 are needed" in errors and "--pad" in errors
+    assert list(tmp_path.iterdir()) == []
+    assert extend(bikes, tmp_path / "out.mp4", models, "--seconds", 1, "--end", 0.5, "--pad") == 0
+    assert len(frames_of(tmp_path / "out.mp4")) == 12 + 24
+
+
+def test_an_existing_output_is_not_touched_without_overwrite(bikes, models, tmp_path, capsys):
+    out = tmp_path / "out.mp4"
+    out.write_bytes(b"precious")
+    assert extend(bikes, out, models, "--seconds", 1) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"precious"
+    assert extend(bikes, out, models, "--seconds", 0.5, "--overwrite") == 0
+    assert len(frames_of(out)) == 252
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seconds", 0], "above 0"),
+        (["--seconds", -3], "above 0"),
+        (["--seconds", "nan"], "above 0"),
+        (["--seconds", 1e9], "at most"),
+        (["--seconds", 0.01], "no new frame"),
+        (["--total-seconds", 5], "no new frame"),
+        (["--seconds", 1, "--steps", 31], "30 or 36"),
+        (["--seconds", 1, "--size", "7x9"], "size"),
+        (["--seconds", 1, "--fps", 0], "fps"),
+        (["--seconds", 1, "--device", "cuda:9"], "cannot be used here"),
+        (["--seconds", 1, "--device", "quantum"], "cannot be used here"),
+        (["--seconds", 1, "--prompt", "  "], "prompt is empty"),
+        (["--seconds", 1, "--start", 30], "start"),
+    ],
+)
+def test_bad_numbers_are_answered_with_a_sentence_and_leave_nothing(
+    bikes, models, tmp_path, capsys, options, message
+):
+    assert extend(bikes, tmp_path / "out.mp4", models, *options) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: ") and message in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_clips_are_told_apart(models, tmp_path, capsys):
+    text = tmp_path / "notes.txt"
+    text.write_text("no video\n" * 100)
+    for clip, message in ((tmp_path / "absent.mp4", "no such file"), (text, "not a video"), (tmp_path, "directory")):
+        assert extend(clip, tmp_path / "out.mp4", models, "--seconds", 1) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_missing_networks_are_named_with_their_places(bikes, tmp_path, capsys):
+    (tmp_path / "models").mkdir()
+    assert extend(bikes, tmp_path / "out.mp4", tmp_path / "models", "--seconds", 1) == 2
+    errors = capsys.readouterr().err
+    for name in ("OpenSora-STDiT-v3", "OpenSora-VAE-v1.2", "t5-v1_1-xxl", "new-model"):
+        assert name in errors
+
+
+def test_a_truncated_checkpoint_is_named(bikes, models, tmp_path, capsys):
+    broken = tmp_path / "model.safetensors"
+    broken.write_bytes((models / "stdit" / "model.safetensors").read_bytes()[:-1000])
+    assert extend(bikes, tmp_path / "out.mp4", models, "--seconds", 1, "--stdit", broken) == 2
+    assert str(broken) in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_damaged_state_is_named(uninterrupted, bikes, models, tmp_path, capsys):
+    state = tmp_path / "state"
+    (state / "chunks").mkdir(parents=True)
+    (state / "state.safetensors").write_bytes((uninterrupted / "state/state.safetensors").read_bytes()[:-8])
+    assert extend(bikes, tmp_path / "out.mp4", models, "--seconds", 2.5, "--state", state) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_missing_chunk_file_is_named(uninterrupted, bikes, models, tmp_path, capsys):
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "state.safetensors").write_bytes((uninterrupted / "state/state.safetensors").read_bytes())
+    assert extend(bikes, tmp_path / "out.mp4", models, "--seconds", 2.5, "--state", state) == 2
+    assert "000000.safetensors is missing or damaged" in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file-size limits are a POSIX thing")
+def test_a_full_disk_ends_with_a_sentence(bikes, models, tmp_path):
+    """A file-size limit on the process stands in for the full disk: writing beyond it fails the same way."""
+    import resource
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    arguments = command(bikes, tmp_path / "out.mp4", models, "--seconds", 1, "--quiet")
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(arguments, preexec_fn=limit, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and "free some space" in done.stderr
+    assert not (tmp_path / "out.mp4").exists()
+    assert len(frames_of(tmp_path / "out.partial.mp4")) > 0
