@@ -49,8 +49,7 @@ def bucket_size(resolution: str, aspect: str) -> tuple[int, int]:
         raise InputError(f"unknown resolution {resolution!r}; choose one of {', '.join(RESOLUTIONS)}")
     if aspect not in ASPECTS:
         raise InputError(
-            f"unknown aspect ratio {aspect!r}; choose one of {', '.join(ASPECTS)} "
-            "(height:width, so 9:16 is landscape)"
+            f"unknown aspect ratio {aspect!r}; choose one of {', '.join(ASPECTS)} (height:width, so 9:16 is landscape)"
         )
     return parse_size(_ROWS[ASPECTS.index(aspect)][1 + RESOLUTIONS.index(resolution)])
 
@@ -66,7 +65,5 @@ def parse_size(text: str) -> tuple[int, int]:
         raise InputError(f"size: expected HEIGHTxWIDTH in pixels, such as 240x424, got {text!r}")
     height, width = int(match[1]), int(match[2])
     if not _SMALLEST <= min(height, width) <= max(height, width) <= _LARGEST:
-        raise InputError(
-            f"size: height and width must lie between {_SMALLEST} and {_LARGEST} pixels, got {text!r}"
-        )
+        raise InputError(f"size: height and width must lie between {_SMALLEST} and {_LARGEST} pixels, got {text!r}")
     return height, width

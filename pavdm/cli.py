@@ -205,7 +205,9 @@ def _add_size_options(parser: argparse._ActionsContainer) -> None:
 
 def _add_schedule_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--steps", type=int, default=30, help="denoising steps of every frame (default 30)")
-    parser.add_argument("--window-chunks", type=int, default=6, metavar="N", help="noisy chunks in the window (default 6)")
+    parser.add_argument(
+        "--window-chunks", type=int, default=6, metavar="N", help="noisy chunks in the window (default 6)"
+    )
     parser.add_argument(
         "--chunk", type=int, default=5, metavar="N", help="latents that move together; 1 turns chunking off (default 5)"
     )
@@ -296,7 +298,9 @@ def _precision(options: argparse.Namespace) -> Precision:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]
-        raise InputError(f"the device {name!r} cannot be used here ({reason}); `pavdm doctor` lists what can") from error
+        raise InputError(
+            f"the device {name!r} cannot be used here ({reason}); `pavdm doctor` lists what can"
+        ) from error
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = dtypes.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
     return Precision(device, dtype, dtypes[options.text_dtype], options.tile)
@@ -326,7 +330,9 @@ def _run_video(options: argparse.Namespace) -> int:
 
 
 def _what_is_left(settings: Settings) -> str:
-    partial = settings.out.with_suffix(f".partial{settings.out.suffix}")
+    from pavdm.video_writer import partial_path
+
+    partial = partial_path(settings.out)
     kept = f"what is finished is in {partial}. " if partial.exists() else ""
     if settings.state_directory is None:
         return f"{kept}With --state DIR a run can be continued"

@@ -101,9 +101,7 @@ def _tokens(embedding: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _run_forward(
-    network: STDiT3, data: dict[str, Tensor], prefix: str, size: tuple[int, int], fps: float
-) -> Tensor:
+def _run_forward(network: STDiT3, data: dict[str, Tensor], prefix: str, size: tuple[int, int], fps: float) -> Tensor:
     x, y, mask = data[f"{prefix}x"], data[f"{prefix}y"], data[f"{prefix}mask"]
     contexts = network.project_text([_tokens(embedding, mask) for embedding in y])
     texts = torch.arange(len(contexts))[:, None].expand(x.shape[0], x.shape[2])
@@ -135,9 +133,7 @@ def _forward_bf16(directory: Path, model: dict[str, Any]) -> Iterator[Result]:
     def run_case() -> Result:
         parameters = model.get("forward_bf16", {})
         size = (parameters.get("height", 240), parameters.get("width", 426))
-        out = _run_forward(
-            _network(directory, model, torch.bfloat16), data, "", size, parameters.get("fps", FPS)
-        )
+        out = _run_forward(_network(directory, model, torch.bfloat16), data, "", size, parameters.get("fps", FPS))
         error = relative_error(out, data["out_fp32"])
         published = relative_error(data["out_bf16"], data["out_fp32"])
         verdict = "ok" if error < published else "FAIL"
@@ -163,9 +159,7 @@ class _Recorder:
         self.velocity = velocity
         self.timesteps: list[Tensor] = []
 
-    def __call__(
-        self, latents: Tensor, timesteps: Tensor, texts: Texts, frame_mask: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, latents: Tensor, timesteps: Tensor, texts: Texts, frame_mask: Tensor | None = None) -> Tensor:
         self.timesteps.append(timesteps[0].clone())
         return self.velocity(latents, timesteps, texts, frame_mask)
 

@@ -21,10 +21,10 @@ from pavdm.models.weights import Weights
 REQUIRED = {
     "torch": "everything",
     "numpy": "everything",
-    "einops": "networks",
     "safetensors": "model files",
     "transformers": "text encoder",
     "sentencepiece": "tokenizer of the published text encoder",
+    "protobuf": "tokenizer of the published text encoder",
     "ftfy": "cleaning of prompts",
     "beautifulsoup4": "cleaning of prompts",
     "av": "reading and writing video",

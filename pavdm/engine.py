@@ -84,7 +84,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.total_seconds is None):
-            raise InputError("give either --seconds (new video) or --total-seconds (the whole output), not both or none")
+            raise InputError(
+                "give either --seconds (new video) or --total-seconds (the whole output), not both or none"
+            )
         length = self.total_seconds if self.seconds is None else self.seconds
         if length is None or not 0 < length <= MAX_SECONDS:
             raise InputError(f"the length must be above 0 and at most {MAX_SECONDS} seconds (a day): got {length}")
@@ -93,7 +95,9 @@ class Settings:
         if not math.isfinite(self.guidance_scale):
             raise InputError(f"the guidance scale must be a finite number: got {self.guidance_scale}")
         if self.method == "replacement" and self.condition == "first":
-            raise InputError("the replacement loop goes on from the end of the clip: --condition first is progressive only")
+            raise InputError(
+                "the replacement loop goes on from the end of the clip: --condition first is progressive only"
+            )
 
 
 @dataclass(frozen=True)
@@ -322,8 +326,12 @@ def _plan(
     else:
         new_frames = round((settings.total_seconds or 0) * settings.fps) - clip_frames - replaced_frames
     if new_frames < 1:
-        length_of_clip = "" if clip is None else f" (the clip itself has {(clip_frames + replaced_frames) / settings.fps:.2f} s)"
-        raise InputError(f"the length asked for leaves no new frame at {settings.fps:g} fps{length_of_clip}: ask for more seconds")
+        length_of_clip = (
+            "" if clip is None else f" (the clip itself has {(clip_frames + replaced_frames) / settings.fps:.2f} s)"
+        )
+        raise InputError(
+            f"the length asked for leaves no new frame at {settings.fps:g} fps{length_of_clip}: ask for more seconds"
+        )
     decoded_frames = replaced_frames + new_frames
     sampled_latents = math.ceil(decoded_frames / PIECE_FRAMES) * PIECE_LATENTS - lead.shape[2]
     if loop is not None and latents is None:  # the first clip of a loop that starts from text is all new

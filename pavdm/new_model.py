@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.models.byte_tokenizer import write_tokenizer
 from pavdm.models.checkpoint import ROPE, WEIGHTS, rope_frequencies
 from pavdm.models.files import CONFIG, ModelFiles
-from pavdm.models.byte_tokenizer import write_tokenizer
 from pavdm.models.spatial_vae import SpatialConfig
 from pavdm.models.stdit3 import STDiT3
 from pavdm.models.stdit3_config import STDiT3Config

@@ -73,7 +73,10 @@ def draw(schedule: Schedule, num_chunks: int) -> Image:
 
     offset = 0 if schedule.variable_length else schedule.window_chunks - 1
     for x, row in enumerate(rows):
-        cells = [(chunk, _colour(float(schedule.timesteps[level]))) for chunk, level in zip(row.chunks, row.levels, strict=True)]
+        cells = [
+            (chunk, _colour(float(schedule.timesteps[level])))
+            for chunk, level in zip(row.chunks, row.levels, strict=True)
+        ]
         if schedule.overlap:
             cells.append((row.first - 1, _CLEAN))
         for chunk, colour in cells:

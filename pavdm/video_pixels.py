@@ -32,6 +32,7 @@ class PictureShape:
     """How a player shows the stored pictures of a video: first transposed, then mirrored."""
 
     pixel_aspect: Fraction  # width / height of a stored pixel
+    transparent: bool
     transposed: bool
     mirror_x: bool
     mirror_y: bool
@@ -40,16 +41,17 @@ class PictureShape:
     def of(cls, frame: VideoFrame, pixel_aspect: Fraction) -> PictureShape:
         """Shape by the frame's display matrix; an odd angle becomes the nearest right one.
 
-        Ask once per video: PyAV ties a frame to its side data in a cycle, so each one asked lives until the
-        garbage collector runs.
+        Ask once per video: PyAV ties frames to side data and formats to components in cycles, so what was
+        asked lives until the garbage collector runs.
         """
+        transparent = any(component.is_alpha for component in frame.format.components)
         data: Any = frame.side_data.get("DISPLAYMATRIX")
         if data is None:
-            return cls(pixel_aspect, False, False, False)
+            return cls(pixel_aspect, transparent, False, False, False)
         a, b, _, c, d = struct.unpack("=9i", bytes(data))[:5]  # shown x = a x + c y, shown y = b x + d y
         if abs(a) + abs(d) >= abs(b) + abs(c):
-            return cls(pixel_aspect, False, a < 0, d < 0)
-        return cls(pixel_aspect, True, c < 0, b < 0)
+            return cls(pixel_aspect, transparent, False, a < 0, d < 0)
+        return cls(pixel_aspect, transparent, True, c < 0, b < 0)
 
     def size(self, frame: VideoFrame) -> tuple[int, int]:
         """(height, width) of the frame as shown, with square pixels."""
@@ -57,9 +59,7 @@ class PictureShape:
         return (width, frame.height) if self.transposed else (frame.height, width)
 
 
-def to_rgb(
-    frame: VideoFrame, shape: PictureShape, size: tuple[int, int], reformatter: VideoReformatter
-) -> np.ndarray:
+def to_rgb(frame: VideoFrame, shape: PictureShape, size: tuple[int, int], reformatter: VideoReformatter) -> np.ndarray:
     """One upright uint8 RGB frame (H, W, 3) of `size`: scaled to cover it, cropped around the centre.
 
     Args:
@@ -74,7 +74,7 @@ def to_rgb(
     scaled_height = max(height, round(frame.height * scale))
     scaled_width = max(width, round(shown_width * scale))
 
-    if any(component.is_alpha for component in frame.format.components):
+    if shape.transparent:
         rgba = _reformat(frame, "rgba", frame.height, frame.width, reformatter).to_ndarray()
         on_black = (rgba[..., :3].astype(np.uint16) * rgba[..., 3:] + 127) // 255
         frame = type(frame).from_ndarray(on_black.astype(np.uint8), format="rgb24")
@@ -108,9 +108,7 @@ def _reformat(
 ) -> VideoFrame:
     """`frame` scaled, in an RGB format, by the matrix and range it is tagged with."""
     if frame.format.is_rgb or frame.format.has_palette:
-        source_matrix = target_matrix = (
-            _BT601  # two different ones make PyAV < 17 recolour RGB when it scales
-        )
+        source_matrix = target_matrix = _BT601  # two different ones make PyAV < 17 recolour RGB when it scales
         source_range = _FULL_RANGE
     else:
         # Untagged files are what players take them for: SD is BT.601, HD is BT.709.

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -198,9 +198,7 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             raise InputError(f"{path} is a directory; give the path of a video file")
         container = av.open(f"file:{path}")  # the prefix keeps FFmpeg from reading a ":" as a protocol
     except PermissionError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); check the permissions of the file"
-        ) from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the permissions of the file") from error
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(
             f"{path} is not a video that FFmpeg can read, or its index is missing ({error.strerror}); "
@@ -213,7 +211,16 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         streams = [s for s in container.streams.video if not Disposition.attached_pic & s.disposition]
         if not streams:
             raise InputError(f"{path} has no video stream; give a video file")
+        if streams[0].codec_context is None:  # PyAV < 18; decoding would crash
+            raise _unknown_codec(container.name)
         yield container, streams[0]
+
+
+def _unknown_codec(name: str) -> InputError:
+    return InputError(
+        f"{name.removeprefix('file:')} is a video of a kind that this build of FFmpeg cannot decode; "
+        "convert it to H.264 first"
+    )
 
 
 def _examine(path: Path) -> _Source:
@@ -222,9 +229,7 @@ def _examine(path: Path) -> _Source:
     with _opened(path) as (container, stream):
         frame = next(_decoded_frames(container, stream), None)
         if frame is None:
-            raise InputError(
-                f"{path}: not one frame of its video can be decoded; the file is empty or damaged"
-            )
+            raise InputError(f"{path}: not one frame of its video can be decoded; the file is empty or damaged")
         fps = stream.average_rate or stream.guessed_rate or Fraction(25)
         shape = PictureShape.of(frame, stream.sample_aspect_ratio or Fraction(1))
         height, width = shape.size(frame)
@@ -288,8 +293,7 @@ def _timed(source: _Source, container: InputContainer, stream: VideoStream) -> I
             seconds = frame.pts * frame.time_base - source.origin
         if previous is not None and seconds <= previous:  # a broken time stamp: take the expected time
             seconds = next_time
-        ticks: Any = getattr(frame, "duration", 0)  # PyAV 14 has no such attribute
-        duration = ticks * frame.time_base if ticks and frame.time_base else interval
+        duration = frame.duration * frame.time_base if frame.duration and frame.time_base else interval
         previous, next_time = seconds, seconds + duration
         yield _Decoded(frame, seconds, duration)
 
@@ -320,6 +324,8 @@ def _decoded_frames(container: InputContainer, stream: VideoStream) -> Iterator[
             frames = stream.decode(packet)  # None: what the decoder still holds
         except av.error.EOFError:
             pass  # it holds nothing
+        except av.error.DecoderNotFoundError as error:
+            raise _unknown_codec(container.name) from error
         except av.error.FFmpegError as error:
             warn(error.strerror)
         for frame in frames:

@@ -31,6 +31,11 @@ _ENCODER_THREADS = 4
 _BT709, _LIMITED_RANGE = 1, 1  # AVCOL_*_BT709, AVCOL_RANGE_MPEG
 
 
+def partial_path(path: Path) -> Path:
+    """Where a video is while it is being written: `long.mp4` grows as `long.partial.mp4`."""
+    return path.with_suffix(f".partial{path.suffix}")
+
+
 class VideoWriter:
     """H.264 file that grows by closed pieces; use it as a context manager.
 
@@ -70,7 +75,7 @@ class VideoWriter:
         import av
 
         self.path = Path(path)
-        self.partial_path = self.path.with_suffix(f".partial{self.path.suffix}")
+        self.partial_path = partial_path(self.path)
         self.num_frames = 0
         self._height, self._width = size
         self._fps = frame_rate(fps)
@@ -122,8 +127,7 @@ class VideoWriter:
         """
         if frames.dtype != np.uint8 or frames.shape[1:] != (self._height, self._width, 3):
             raise ValueError(
-                f"expected uint8 frames (N, {self._height}, {self._width}, 3), "
-                f"got {frames.dtype} {frames.shape}"
+                f"expected uint8 frames (N, {self._height}, {self._width}, 3), got {frames.dtype} {frames.shape}"
             )
         if len(frames) == 0:
             return
@@ -213,9 +217,10 @@ class VideoWriter:
                 ) as target,
             ):
                 target.metadata.update(self._metadata)
-                # opaque: PyAV 14 would otherwise open an encoder and store its header, not the pieces' one
-                stream = target.add_stream_from_template(source.streams.video[0], opaque=True)
-                for packet in source.demux(video=0):
+                recorded = source.streams.video[0]
+                stream = target.add_stream_from_template(recorded)
+                stream.time_base = recorded.time_base  # PyAV < 17 would round to 1/90000 s
+                for packet in source.demux(recorded):
                     if packet.dts is not None:  # not the empty packet at the end
                         packet.stream = stream
                         target.mux(packet)

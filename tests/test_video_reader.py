@@ -24,9 +24,7 @@ def numbers(frames: object) -> list[int]:
     return [int(frame[0, 0, 0]) for frame in frames]  # type: ignore[attr-defined]
 
 
-def expected_numbers(
-    times: list[Fraction], end: Fraction, fps: Fraction, start: Fraction = Fraction(0)
-) -> list[int]:
+def expected_numbers(times: list[Fraction], end: Fraction, fps: Fraction, start: Fraction = Fraction(0)) -> list[int]:
     """What is on screen at start + k / fps, by looking at every frame."""
     result = []
     while (now := start + len(result) / fps) < end:
@@ -48,9 +46,7 @@ def test_resampling_shows_what_is_on_screen_at_each_moment(make_clip, fps, suffi
 
 
 @pytest.mark.parametrize("fps", [Fraction(24000, 1001), Fraction(30000, 1001), 60, 24])
-def test_own_rate_repeats_and_drops_nothing_where_time_stamps_are_rounded_to_milliseconds(
-    make_clip, fps
-) -> None:
+def test_own_rate_repeats_and_drops_nothing_where_time_stamps_are_rounded_to_milliseconds(make_clip, fps) -> None:
     clip = make_clip("clip.mkv", numbered(100), fps=fps)
     assert numbers(read_frames(clip, fps=fps)) == list(range(100))
     assert numbers(read_frames(clip, fps=float(fps))) == list(range(100))
@@ -71,21 +67,15 @@ def test_without_a_rate_every_stored_frame_comes_once(make_clip) -> None:
     assert numbers(read_frames(clip)) == list(range(8))
 
 
-@pytest.mark.parametrize(
-    ("codec", "suffix"), [("libx264rgb", ".mp4"), ("libx264rgb", ".avi"), ("ffv1", ".mkv")]
-)
+@pytest.mark.parametrize(("codec", "suffix"), [("libx264rgb", ".mp4"), ("libx264rgb", ".avi"), ("ffv1", ".mkv")])
 def test_start_and_end_count_from_the_first_frame_or_back_from_the_last(make_clip, codec, suffix) -> None:
     # x264 with B-frames: key frames are rare, and AVI stores times that do not start at 0.
     options = {"qp": "0", "bf": "2"} if codec == "libx264rgb" else {}
     pixel_format = "rgb24" if codec == "libx264rgb" else "bgr0"
-    clip = make_clip(
-        "clip" + suffix, numbered(100), fps=25, codec=codec, pixel_format=pixel_format, options=options
-    )
+    clip = make_clip("clip" + suffix, numbered(100), fps=25, codec=codec, pixel_format=pixel_format, options=options)
     assert numbers(read_frames(clip, start=1.0, end=1.2)) == [25, 26, 27, 28, 29]
     assert numbers(read_frames(clip, fps=25, start=2.0, end=2.2)) == [50, 51, 52, 53, 54]
-    assert (
-        numbers(read_frames(clip, start=3.9)) == [98, 99] or numbers(read_frames(clip, start=3.88))[0] == 97
-    )
+    assert numbers(read_frames(clip, start=3.9)) == [98, 99]
     assert numbers(read_frames(clip, fps=25, start=-17 / 25)) == list(range(83, 100))
     assert numbers(read_frames(clip, fps=12.5, start=-0.4, end=-0.16)) == [90, 92, 94]
     assert numbers(read_frames(clip, fps=25, start=-4.0)) == list(range(100))
@@ -207,9 +197,7 @@ def coloured(name: str, full: bool, pixel_format: str, bits: int = 8, size: tupl
 @pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(("pixel_format", "bits"), [("yuv420p", 8), ("yuv444p10le", 10)])
 @pytest.mark.parametrize("size", [None, (16, 40)])
-def test_colours_follow_the_matrix_and_range_in_the_file(
-    make_clip, name, full, pixel_format, bits, size
-) -> None:
+def test_colours_follow_the_matrix_and_range_in_the_file(make_clip, name, full, pixel_format, bits, size) -> None:
     clip = make_clip("clip.mkv", [coloured(name, full, pixel_format, bits)], pixel_format=pixel_format)
     frame = next(read_frames(clip, size=size))
     assert np.abs(frame.astype(int) - COLOUR).max() <= 2
@@ -283,10 +271,14 @@ def test_rates_that_make_no_sense_are_refused(fps) -> None:
 def test_frames_are_freed_without_the_garbage_collector(bikes: Path) -> None:
     gc.collect()
     gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         assert sum(1 for _ in read_frames(bikes, size=(32, 48))) == 250
-        assert gc.collect() < 100
+        gc.collect()
+        assert sum(isinstance(item, av.VideoFrame) for item in gc.garbage) < 5
     finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
 
 
@@ -330,8 +322,10 @@ def test_what_is_no_video_is_refused_in_plain_words(make_clip, tmp_path: Path) -
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1600), np.int16), "s16", "mono")
         silence.sample_rate = 16000
         container.mux([*stream.encode(silence), *stream.encode(None)])
-    headless = make_clip("headless.mkv", numbered(3))
-    headless.write_bytes(headless.read_bytes()[:600])
+    blank = make_clip("blank.mp4", numbered(3), codec="libx264", pixel_format="yuv420p")
+    data = blank.read_bytes()
+    start, stop = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    blank.write_bytes(data[:start] + bytes(stop - start) + data[stop:])
     for name, message in {
         "missing.mp4": "no such file",
         ".": "is a directory",
@@ -340,13 +334,21 @@ def test_what_is_no_video_is_refused_in_plain_words(make_clip, tmp_path: Path) -
         "empty.mp4": "not a video",
         "noise.mp4": "not a video",
         "sound.wav": "no video stream",
-        "headless.mkv": "not one frame|not a video",
+        "blank.mp4": "not one frame",
         "n" * 300: "not a video|no such file",
     }.items():
         with pytest.raises(InputError, match=message):
             probe(tmp_path / name)
         with pytest.raises(InputError, match=message):
             read_frames(tmp_path / name)
+
+
+def test_unknown_codec_is_refused_in_plain_words(bikes: Path, tmp_path: Path) -> None:
+    data = bikes.read_bytes()
+    code = data.index(b"avc1", data.index(b"stsd"))
+    (tmp_path / "clip.mp4").write_bytes(data[:code] + b"zzzz" + data[code + 4 :])
+    with pytest.raises(InputError, match="cannot decode"):
+        probe(tmp_path / "clip.mp4")
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,9 @@ def test_colours_are_bt709_and_say_so(tmp_path: Path, colour: tuple[int, int, in
         writer.write(np.full((5, *SIZE, 3), colour, np.uint8))
     with av.open(str(path)) as container:
         frame = next(container.decode(video=0))
+        context = container.streams.video[0].codec_context
+        assert int(context.color_primaries) == int(context.color_trc) == 1
     assert (frame.format.name, int(frame.colorspace), int(frame.color_range)) == ("yuv420p", 1, 1)
-    assert int(frame.color_primaries) == int(frame.color_trc) == 1
     planes = frame.to_ndarray(format="yuv420p")
     y, cb, cr = float(planes[32, 48]), float(planes[64 + 8, 20]), float(planes[64 + 24, 20])
     # ITU-R BT.709-6, 3.2 to 3.5, solved for R'G'B'
@@ -252,9 +253,7 @@ def test_full_disk_is_said_plainly_and_keeps_what_was_complete(tmp_path: Path, l
     assert not path.exists()
 
 
-def test_no_room_to_rearrange_the_file_still_gives_the_final_name(
-    tmp_path: Path, limit_file_size, caplog
-) -> None:
+def test_no_room_to_rearrange_the_file_still_gives_the_final_name(tmp_path: Path, limit_file_size, caplog) -> None:
     path = tmp_path / "out.mp4"
     with caplog.at_level(logging.WARNING), VideoWriter(path, SIZE, 24, {"seed": "3"}) as writer:
         writer.write(pieces(1)[0])

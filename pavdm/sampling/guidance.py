@@ -52,9 +52,7 @@ class GuidedVelocity:
         return len(self._contexts) - 1
 
     @torch.inference_mode()
-    def __call__(
-        self, latents: Tensor, timesteps: Tensor, texts: Texts, frame_mask: Tensor | None = None
-    ) -> Tensor:
+    def __call__(self, latents: Tensor, timesteps: Tensor, texts: Texts, frame_mask: Tensor | None = None) -> Tensor:
         missing = {text for row in texts for text in row} - self._index.keys()
         if missing:
             raise InputError(f"no embedding was prepared for the text {sorted(missing)[0]!r}")

@@ -20,7 +20,6 @@ from pavdm.sampling.progressive import Velocity
 from pavdm.sampling.schedule import NUM_TIMESTEPS, warp
 from pavdm.sampling.state import Texts
 
-
 # noise(step, shape) -> unit Gaussian noise drawn for sampling step `step`, 0 .. steps - 1
 StepNoise = Callable[[int, tuple[int, ...]], Tensor]
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pavdm.errors import InputError
+from pavdm.sampling.progressive import named_noise
 from pavdm.sampling.rectified_flow import (
     MaskRule,
     ReplacementLoop,
@@ -18,7 +19,6 @@ from pavdm.sampling.rectified_flow import (
     sample,
     timesteps,
 )
-from pavdm.sampling.progressive import named_noise
 
 SHAPE = (1, 2, 3, 4)
 
@@ -103,9 +103,7 @@ def test_each_loop_keeps_the_last_latents_of_the_one_before_and_yields_only_new_
         return towards(float(len(inputs)))(latents, timesteps, texts)
 
     clip = torch.randn(1, 2, 10, 3, 4)
-    clips = extend(
-        loop, velocity, clip, shape=SHAPE, texts_for=lambda i: (f"text {i}",), noise=noise
-    )
+    clips = extend(loop, velocity, clip, shape=SHAPE, texts_for=lambda i: (f"text {i}",), noise=noise)
     first, second = itertools.islice(clips, 2)
     assert first.shape == second.shape == (1, 2, 10, 3, 4)
     assert torch.equal(inputs[0][0][:, :, :5], clip[:, :, -5:])
@@ -114,9 +112,7 @@ def test_each_loop_keeps_the_last_latents_of_the_one_before_and_yields_only_new_
 
 
 def test_a_loop_without_a_clip_begins_with_a_whole_new_one():
-    clips = extend(
-        ReplacementLoop(steps=2), towards(0.1), None, shape=SHAPE, texts_for=lambda i: ("a",), noise=noise
-    )
+    clips = extend(ReplacementLoop(steps=2), towards(0.1), None, shape=SHAPE, texts_for=lambda i: ("a",), noise=noise)
     assert [clip.shape[2] for clip in itertools.islice(clips, 3)] == [15, 10, 10]
 
 
