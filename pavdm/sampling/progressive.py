@@ -145,7 +145,7 @@ def num_warm_chunks(schedule: Schedule, clip_latents: int) -> int:
 
 
 def num_conditioning_latents(schedule: Schedule, clip_latents: int) -> int:
-    """How many latents at the end of a clip of `clip_latents` the schedule starts from (more than it has: too short)."""
+    """How many latents of a clip of `clip_latents` the schedule starts from; more than it has if it is too short."""
     if clip_latents == 0:
         return 0
     return (num_warm_chunks(schedule, clip_latents) + schedule.overlap) * schedule.chunk_latents

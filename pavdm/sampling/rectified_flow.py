@@ -44,8 +44,8 @@ def sample(
     """Open-Sora v1.2's rectified-flow sampler: latents (B, C, T, H, W) -> the same, clean.
 
     latents: noise, with the conditioning latents already in their frames. frame_mask (B, T): 1 generates a frame, 0
-    keeps it, a value between (the edit ratio) lets it join once the timestep has fallen to that share of 1000, noised to
-    that level; `noise` is needed then. on_step is called with the step's number before every model call, and may raise.
+    keeps it, a value between (the edit ratio) lets it join once the timestep has fallen to that share of 1000, noised
+    to that level; `noise` is needed then. on_step gets the step's number before every model call, and may raise.
 
     A kept frame is clean to the model. One noise tensor is asked for at every step, used or not, as published.
     """

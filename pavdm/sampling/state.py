@@ -119,9 +119,9 @@ def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike[str], metad
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         save_file(tensors, temporary, metadata)
-        with open(temporary, "rb") as file:
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error}; the file that was there before is untouched") from error
@@ -143,7 +143,8 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise InputError(f"no state file at {path}") from error
     except (OSError, SafetensorError) as error:
