@@ -36,7 +36,7 @@ from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import WindowState, with_total
 from pavdm.settings import Precision, Settings
 from pavdm.state_directory import StateDirectory
-from pavdm.video_writer import VideoWriter
+from pavdm.video_writer import SUFFIXES, VideoWriter
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +115,9 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
 
 
 def _check_writable(settings: Settings) -> None:
+    """What VideoWriter checks, too, but before minutes of loading."""
+    if settings.out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{settings.out}: expected a file name that ends in {' or '.join(SUFFIXES)}")
     if settings.out.exists() and not settings.overwrite:
         raise InputError(f"{settings.out} exists already: choose another --out, or --overwrite to replace it")
     if not settings.out.parent.is_dir():

@@ -198,7 +198,10 @@ def _add_schedule_options(parser: argparse._ActionsContainer) -> None:
 
 
 def _optional_number(text: str) -> float | None:
-    return None if text.lower() == "none" else float(text)
+    try:
+        return None if text.lower() == "none" else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, or none: got {text!r}") from None
 
 
 def size_from(options: argparse.Namespace) -> tuple[int, int]:
