@@ -6,7 +6,7 @@ The fastest pass and the highest peak count. Processor time is the sum over thre
 steadier figure, and several rounds are better than one.
 
   python benchmarks/forward.py --published ~/pa_vdm            CPU, fp32, two threads, depth 2: the project's target
-  python benchmarks/forward.py --device cuda --dtype bf16 --depth 28 --repeat 10
+  python benchmarks/forward.py --device cuda --dtype bfloat16 --depth 28 --repeat 10
 """
 
 from __future__ import annotations

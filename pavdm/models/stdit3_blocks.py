@@ -24,7 +24,7 @@ from pavdm.models.stdit3_config import STDiT3Config
 SINUSOID_CHANNELS = 256
 NORM_EPS = 1e-6
 # temporaries of a token, in units of hidden_size: in the MLP (and not more in self-attention), in cross-attention
-WIDTH, CROSS_WIDTH = 9, 4
+WIDTH, CROSS_WIDTH = 8, 4
 GELU_ROWS = 128
 
 
