@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -41,13 +42,18 @@ def names(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-@pytest.fixture
-def limit_file_size() -> Iterator[Callable[[int], None]]:
-    """A function that makes the operating system refuse to let any file grow beyond so many bytes."""
+@contextmanager
+def no_file_beyond(size: Callable[[], int]) -> Iterator[Callable[[], None]]:
+    """Inside, a call of what this yields makes the system refuse to let any file grow beyond `size()` bytes.
+
+    The limit holds for the whole process, so it must be gone before the test runner writes its report.
+    """
     resource = pytest.importorskip("resource", reason="file size limits are POSIX")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size(), hard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
@@ -240,24 +246,32 @@ def test_leftover_partial_is_replaced(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out.mp4"]
 
 
-def test_full_disk_is_said_plainly_and_keeps_what_was_complete(tmp_path: Path, limit_file_size) -> None:
+def test_full_disk_is_said_plainly_and_keeps_what_was_complete(tmp_path: Path) -> None:
     path = tmp_path / "out.mp4"
     first, second = pieces(2)
-    with pytest.raises(InputError, match="first 17 frames"), VideoWriter(path, SIZE, 24) as writer:
+    with (
+        no_file_beyond(lambda: size + 1000) as fill_the_disk,
+        pytest.raises(InputError, match="first 17 frames"),
+        VideoWriter(path, SIZE, 24) as writer,
+    ):
         writer.write(first)
         size = writer.partial_path.stat().st_size
-        limit_file_size(size + 1000)
+        fill_the_disk()
         writer.write(second)
     assert writer.partial_path.stat().st_size == size
     assert len(decode(writer.partial_path)) == 17
     assert not path.exists()
 
 
-def test_no_room_to_rearrange_the_file_still_gives_the_final_name(tmp_path: Path, limit_file_size, caplog) -> None:
+def test_no_room_to_rearrange_the_file_still_gives_the_final_name(tmp_path: Path, caplog) -> None:
     path = tmp_path / "out.mp4"
-    with caplog.at_level(logging.WARNING), VideoWriter(path, SIZE, 24, {"seed": "3"}) as writer:
+    with (
+        no_file_beyond(lambda: 1000) as fill_the_disk,
+        caplog.at_level(logging.WARNING),
+        VideoWriter(path, SIZE, 24, {"seed": "3"}) as writer,
+    ):
         writer.write(pieces(1)[0])
-        limit_file_size(1000)
+        fill_the_disk()
     assert names(tmp_path) == ["out.mp4"]
     assert "fragmented" in caplog.text
     assert len(decode(path)) == 17
