@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pavdm.errors import InputError
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.progressive import Interrupted, Progress, Velocity
 from pavdm.sampling.state import WindowState
@@ -35,8 +36,18 @@ class Run:
     monitor: Monitor
 
     def save(self, number: int, chunk: Tensor, state: WindowState) -> None:
+        """Raises InputError, before anything is written, for a chunk that holds infinities or no numbers."""
+        if not chunk.isfinite().all():
+            raise InputError(
+                f"chunk {number} came out with values that are no numbers: the guidance scale is too large, the number "
+                "format too narrow (try --dtype bf16 or fp32), or the weights are damaged"
+            )
         if self.directory is not None:
             self.directory.save_chunk(number, chunk)
+            self.directory.save(state)
+
+    def save_interrupted(self, state: WindowState) -> None:
+        if self.directory is not None:
             self.directory.save(state)
 
 
@@ -55,8 +66,8 @@ def progressive_chunks(run: Run) -> Iterator[Tensor]:
             number += 1
             yield chunk
     except Interrupted as stop:
-        if run.directory is not None:
-            run.directory.save(stop.state)
+        if stop.state is not None:
+            run.save_interrupted(stop.state)
         raise
 
 
@@ -71,7 +82,8 @@ def replacement_chunks(run: Run, loop: rectified_flow.ReplacementLoop, condition
         return progressive.named_noise(name, shape).to(run.device)
 
     def on_step(index: int, step: int) -> None:
-        if run.monitor.should_stop():
+        if run.monitor.should_stop():  # the loop that was begun is done again
+            run.save_interrupted(state)
             raise Interrupted(state)
         run.monitor.progress(Progress(index * loop.steps + step + 1, run.num_chunks * loop.steps, index))
 

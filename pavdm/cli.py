@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from pavdm.errors import InputError
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
+_OUT_OF_MEMORY = (
+    "the memory does not suffice: try a smaller --size, --tile 32, --dtype bf16 or fewer --window-chunks. What was "
+    "saved with --state is kept"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,16 +30,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     options = parser().parse_args(arguments)
     try:
-        return _COMMANDS[options.command](options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_INPUT
+        status = _COMMANDS[options.command](options)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of a pipe, such as head, has gone
+    except BrokenPipeError:  # the reader of a pipe, such as head, has gone; only the printing commands get here
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_INPUT
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
+        return EXIT_INPUT
+    return status
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch has a type of its own for CUDA; for the CPU only the text tells."""
+    text = str(error)
+    signs = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 def _run_video(options: argparse.Namespace) -> int:
@@ -46,7 +64,7 @@ def _run_video(options: argparse.Namespace) -> int:
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
 
-    chunk_frames = settings.schedule.chunk_latents * 17 / 5
+    chunk_frames = 34 if settings.method == "replacement" else settings.schedule.chunk_latents * 17 / 5
     with ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
         try:
             outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, should_stop))
@@ -55,10 +73,12 @@ def _run_video(options: argparse.Namespace) -> int:
             print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)
             return EXIT_INTERRUPTED
     seconds = outcome.num_frames / outcome.fps
-    print(
-        f"{outcome.path}: {outcome.num_frames} frames, {seconds:.2f} s at {outcome.fps:g} fps, "
-        f"{outcome.new_frames} of them new"
-    )
+    with suppress(OSError):  # the video is there, whether or not anyone can be told
+        print(
+            f"{outcome.path}: {outcome.num_frames} frames, {seconds:.2f} s at {outcome.fps:g} fps, "
+            f"{outcome.new_frames} of them new",
+            flush=True,
+        )
     return 0
 
 
@@ -96,13 +116,18 @@ def _run_schedule(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from pavdm.sampling.schedule import timestep_shift
-    from pavdm.schedule_plot import format_table, plot
+    from pavdm.schedule_plot import MOST_CALLS, format_table, plot
 
     if options.chunks < 1:
         raise InputError(f"--chunks must be at least 1: got {options.chunks}")
     schedule = schedule_from(options)
     if not options.no_timestep_transform:
         schedule = replace(schedule, shift=timestep_shift(*size_from(options), schedule.window_latents))
+    calls = schedule.num_calls(options.chunks)
+    if calls > MOST_CALLS:
+        raise InputError(
+            f"{calls} model calls are too many to print and plot: at most {MOST_CALLS}; fewer --chunks or --steps"
+        )
     plot(schedule, options.chunks, options.plot)
     for line in format_table(schedule, options.chunks):
         print(line)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -58,20 +59,26 @@ def relative_error(out: Tensor, reference: Tensor) -> float:
 
 def run(directory: Path) -> Iterator[Result]:
     """Run every case that `directory` holds. A part whose files are absent yields nothing."""
-    if (directory / "model.json").is_file():
-        model = json.loads((directory / "model.json").read_text())
-        network = _network(directory, model, torch.float32)
-        yield from _forward(directory, model, network)
-        yield from _forward_bf16(directory, model)
-        yield from _progressive(directory, model, network)
-        yield from _rectified_flow(directory, model, network)
-    if (directory / "vae.json").is_file():
-        yield from _vae(directory)
-    if (directory / "text_cleaning.json").is_file():
-        yield from _text_cleaning(directory)
-    if (directory / "training_loss.json").is_file():
-        for case in json.loads((directory / "training_loss.json").read_text()):
-            yield Result(f"training_loss.{case['name']}", None, "skipped")
+    for name, part in _PARTS.items():
+        if (directory / name).is_file():
+            try:
+                yield from part(directory)
+            except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+                yield Result(name, None, f"FAIL ({type(error).__name__}: {error})")
+
+
+def _model(directory: Path) -> Iterator[Result]:
+    model = json.loads((directory / "model.json").read_text("utf-8"))
+    network = _network(directory, model, torch.float32)
+    yield from _forward(directory, model, network)
+    yield from _forward_bf16(directory, model)
+    yield from _progressive(directory, model, network)
+    yield from _rectified_flow(directory, model, network)
+
+
+def _training_loss(directory: Path) -> Iterator[Result]:
+    for case in json.loads((directory / "training_loss.json").read_text("utf-8")):
+        yield Result(f"training_loss.{case['name']}", None, "skipped")
 
 
 def _judge(name: str, out: Tensor, reference: Tensor, exact: bool = True) -> Result:
@@ -243,7 +250,7 @@ def _rectified_flow(directory: Path, model: dict[str, Any], network: STDiT3) -> 
 
 
 def _vae(directory: Path) -> Iterator[Result]:
-    description = json.loads((directory / "vae.json").read_text())
+    description = json.loads((directory / "vae.json").read_text("utf-8"))
     data = load_file(directory / "vae.safetensors")
     vae = VideoVAE(VAEConfig.from_dict(description))
     vae.load_state_dict(load_file(directory / "vae_weights.safetensors"))
@@ -273,7 +280,7 @@ def _vae_decode(name: str, num_frames: int, data: dict[str, Tensor], vae: VideoV
 
 
 def _text_cleaning(directory: Path) -> Iterator[Result]:
-    cases = json.loads((directory / "text_cleaning.json").read_text())
+    cases = json.loads((directory / "text_cleaning.json").read_text("utf-8"))
     for i, case in enumerate(cases):
         prompt = case["prompt"]
         exact = (
@@ -282,6 +289,14 @@ def _text_cleaning(directory: Path) -> Iterator[Result]:
             and captions.add_scores(prompt, 5.2, 3.0, "pan left") == case["with_all"]
         )
         yield Result(f"text_cleaning.{i:02d}", 0.0 if exact else 1.0, "ok" if exact else "FAIL")
+
+
+_PARTS: dict[str, Callable[[Path], Iterator[Result]]] = {
+    "model.json": _model,
+    "vae.json": _vae,
+    "text_cleaning.json": _text_cleaning,
+    "training_loss.json": _training_loss,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:

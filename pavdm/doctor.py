@@ -14,7 +14,10 @@ import torch
 
 from pavdm import __version__
 from pavdm.errors import InputError
-from pavdm.models.files import PARTS, Part, Survey, survey
+from pavdm.models.checkpoint import check_stdit3, check_vae
+from pavdm.models.files import PARTS, Part, Survey, needs_spatial, survey
+from pavdm.models.kinds import Kind, identify
+from pavdm.models.text_encoder import check_files
 from pavdm.models.weights import Weights
 
 # distribution -> what does not work without it
@@ -138,16 +141,18 @@ def _attention() -> list[str]:
 def _models(found: Survey) -> tuple[list[str], bool]:
     lines = []
     readable = True
+    spatial = found.candidates["spatial_vae"] if needs_spatial(found.candidates["vae"]) else ()
     for part in PARTS:
         candidates = found.candidates[part.name]
         for path in candidates:
-            text, ok = _checkpoint(path)
+            text, ok = _checkpoint(part, path, spatial[0] if spatial else None)
             readable = readable and ok
             lines.append(_line(part.name, text))
         if part in found.ambiguous:
             lines.append(_line("", f"more than one: say which one with {part.option} PATH"))
         if part in found.missing:
             lines += _absent(part, found.directory)
+    lines += [_line("unreadable", why) for why in found.unreadable.values()]
     if found.missing:
         lines.append("  To try pavdm without published weights: pavdm new-model DIR --size tiny")
     return lines, readable and found.complete
@@ -160,11 +165,24 @@ def _absent(part: Part, directory: Path) -> list[str]:
     ]
 
 
-def _checkpoint(path: Path) -> tuple[str, bool]:
+def _checkpoint(part: Part, path: Path, spatial: Path | None) -> tuple[str, bool]:
+    """What a candidate is, and whether it will load: its kind, its config.json, its tensors' shapes, its tokenizer."""
     try:
         weights = Weights(path)
     except InputError as error:
         return f"UNREADABLE: {error}", False
+    kind = identify(weights.stored)
+    if kind not in part.kinds:
+        return f"WRONG: expected {part.title} ({part.source}), but {path} holds: {kind.value}", False
+    try:
+        if part.name == "stdit":
+            check_stdit3(path)
+        elif part.name == "vae" and (spatial or kind is not Kind.TEMPORAL_VAE):  # what is missing is said below
+            check_vae(path, spatial)
+        elif part.name == "text_encoder":
+            check_files(path)
+    except InputError as error:
+        return f"UNUSABLE: {error}", False
     types = "/".join(sorted({entry.dtype for entry in weights.stored.values()}))
     return f"{path}  {weights.num_parameters / 1e6:.1f} M parameters, {types}, {size(weights.num_bytes)}", True
 

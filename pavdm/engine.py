@@ -11,7 +11,8 @@ import json
 import logging
 import math
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from functools import partial
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +33,12 @@ from pavdm.models.vae import VideoVAE
 from pavdm.models.weights import Weights, fingerprint
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
+from pavdm.sampling.progressive import Interrupted
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import WindowState, with_total
 from pavdm.settings import Precision, Settings
 from pavdm.state_directory import StateDirectory
-from pavdm.video_writer import SUFFIXES, VideoWriter
+from pavdm.video_writer import SUFFIXES, VideoWriter, working_paths
 
 logger = logging.getLogger(__name__)
 
@@ -55,11 +57,13 @@ class Outcome:
 class _Plan:
     """How the frames of the output come about.
 
-    clip_frames of the clip go in as they are; then `decoded_frames` come from the VAE: `lead` latents of the clip that
-    share a piece with re-noised ones (or are asked for decoded), and the chunks that leave the window.
+    clip_frames of the clip go in as they are; then `decoded_frames` come from the VAE, after `padding` frames that
+    stand for none of the clip's own: `lead` latents of the clip that share a piece with re-noised ones (or are asked
+    for decoded), and the chunks that leave the window.
     """
 
     clip_frames: int
+    padding: int
     decoded_frames: int
     new_frames: int
     lead: Tensor
@@ -73,16 +77,19 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
     `monitor.should_stop` answered True: then the state directory, if any, holds the point to go on from, and the
     partial file is closed and playable.
     """
-    _check_writable(settings)
+    _check_output(settings)
     schedule, loop = _schedules(settings)
     source, clip = _read_clip(settings, schedule, loop, monitor)
+    new_frames = _new_frames(settings, schedule, clip)
 
-    monitor.stage("loading the VAE")
+    _begin(monitor, "loading the VAE")
     vae = load_vae(files.vae, precision.device, precision.vae_dtype, files.spatial_vae)
     vae.tile = precision.tile
     latents, size = _encode(settings, vae, clip, precision)
     fresh = _fresh_state(settings, schedule, loop, latents, (1, len(vae.config.scale), *size), files, precision, clip)
-    plan = _plan(settings, fresh, loop, clip, latents)
+    plan = _plan(settings, fresh, loop, clip, latents, new_frames)
+    if loop is not None and settings.reencode:
+        loop = replace(loop, reencode=partial(_reencode, vae, settings.seed))
     if settings.method == "progressive" and schedule.variable_length:
         fresh = replace(fresh, total=plan.num_chunks)
     directory = None if settings.state_directory is None else StateDirectory(settings.state_directory)
@@ -90,12 +97,14 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
     state = fresh if saved is None else with_total(saved, fresh.total)
     num_done = state.next_chunk - state.first_chunk
     if saved is not None:
-        monitor.stage(f"going on from {settings.state_directory}: {num_done} of {plan.num_chunks} chunks are finished")
+        _begin(
+            monitor, f"going on from {settings.state_directory}: {num_done} of {plan.num_chunks} chunks are finished"
+        )
 
     velocity = _velocity(settings, files, precision, _all_texts(state), monitor)
     run = Run(state, velocity, directory, plan.num_chunks, precision.device, monitor)
     sampled = progressive_chunks(run) if loop is None else replacement_chunks(run, loop, latents)
-    done = (directory.load_chunk(i).to(precision.device) for i in range(num_done)) if directory else iter(())
+    done = (directory.load_chunk(i, size) for i in range(num_done)) if directory else iter(())
     pieces = vae.decode_pieces(piece.to(precision.device) for piece in chain([plan.lead], done, sampled))
 
     height, width = size[0] * 8, size[1] * 8
@@ -105,25 +114,39 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
             own = (frame[:height, :width] for frame in islice(source.frames(), plan.clip_frames))
             while group := list(islice(own, PIECE_FRAMES)):
                 writer.write(np.stack(group))
-        remaining = plan.decoded_frames
+        padding, remaining = plan.padding, plan.decoded_frames
         while remaining:
+            if monitor.should_stop():
+                raise Interrupted
             with torch.inference_mode():
-                frames = _to_frames(next(pieces))[:remaining]
+                decoded = _to_frames(next(pieces))
+            frames = decoded[padding : padding + remaining]
+            padding -= min(padding, len(decoded))
             writer.write(frames)
             remaining -= len(frames)
     return Outcome(settings.out, plan.clip_frames + plan.decoded_frames, plan.new_frames, settings.fps)
 
 
-def _check_writable(settings: Settings) -> None:
-    """What VideoWriter checks, too, but before minutes of loading."""
+def _begin(monitor: Monitor, stage: str) -> None:
+    if monitor.should_stop():
+        raise Interrupted
+    monitor.stage(stage)
+
+
+def _check_output(settings: Settings) -> None:
+    """What VideoWriter checks, too, but before minutes of loading; and that no write can reach the clip."""
     if settings.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"{settings.out}: expected a file name that ends in {' or '.join(SUFFIXES)}")
     if settings.out.exists() and not settings.overwrite:
         raise InputError(f"{settings.out} exists already: choose another --out, or --overwrite to replace it")
     if not settings.out.parent.is_dir():
         raise InputError(f"the folder {settings.out.parent} for the output does not exist: make it first")
-    if settings.clip is not None and settings.out.exists() and settings.out.samefile(settings.clip):
-        raise InputError(f"the output {settings.out} is the clip itself: choose another --out")
+    clip = settings.clip
+    if clip is None or not clip.exists():
+        return
+    for written in (settings.out, *working_paths(settings.out)):
+        if written.exists() and written.samefile(clip):
+            raise InputError(f"writing {settings.out} would replace the clip {clip}: choose another --out")
 
 
 def _schedules(settings: Settings) -> tuple[Schedule, rectified_flow.ReplacementLoop | None]:
@@ -148,7 +171,7 @@ def _read_clip(
 ) -> tuple[ClipSource | None, Conditioning | None]:
     if settings.clip is None:
         return None, None
-    monitor.stage(f"reading {settings.clip}")
+    _begin(monitor, f"reading {settings.clip}")
     source = ClipSource(settings.clip, settings.fps, settings.size, settings.clip_start, settings.clip_end)
     if loop is not None:
         needed = wanted = loop.condition_latents
@@ -166,7 +189,7 @@ def _encode(
     """The clip's latents (1, C, T, h, w), and the latent size (h, w)."""
     if clip is None:
         return None, (settings.size[0] // 8, settings.size[1] // 8)
-    draws = iter(range(2**31))
+    draws = count()
 
     def noise(shape: tuple[int, ...]) -> Tensor:
         return progressive.named_noise(f"{settings.seed}/posterior/{next(draws)}", shape).to(precision.device)
@@ -216,6 +239,9 @@ def _fresh_state(
             "text dtype": str(precision.text_dtype).removeprefix("torch."),
             "model": fingerprint(files.stdit)[:16],
             "vae": fingerprint(files.vae)[:16],
+            "spatial vae": None if files.spatial_vae is None else fingerprint(files.spatial_vae)[:16],
+            "tile": precision.tile,
+            "reencode": settings.reencode,
             "text encoder": fingerprint(files.text_encoder)[:16],
         },
     )
@@ -227,38 +253,59 @@ def _plan(
     loop: rectified_flow.ReplacementLoop | None,
     clip: Conditioning | None,
     latents: Tensor | None,
+    new_frames: int,
 ) -> _Plan:
     warm_latents = -state.first_chunk * state.schedule.chunk_latents
     lead = torch.zeros_like(state.window[:, :, :0])
-    clip_frames = replaced_frames = 0
+    clip_frames = replaced_frames = padding = 0
     if clip is not None and latents is not None:
         if settings.condition == "first":
             used = progressive.num_conditioning_latents(state.schedule, latents.shape[2])
             lead = latents[:, :, : used - warm_latents]
-            replaced_frames = math.ceil(used / PIECE_LATENTS) * PIECE_FRAMES
+            replaced_frames = _in_whole_pieces(used)
         else:
-            pieces = math.ceil(warm_latents / PIECE_LATENTS)
-            replaced_frames = pieces * PIECE_FRAMES
-            in_pieces = latents[:, :, latents.shape[2] - pieces * PIECE_LATENTS :]
-            lead = in_pieces[:, :, : in_pieces.shape[2] - warm_latents]
+            replaced_frames = _in_whole_pieces(warm_latents)
+            pieces = replaced_frames // PIECE_FRAMES * PIECE_LATENTS
+            lead = latents[:, :, latents.shape[2] - pieces : latents.shape[2] - warm_latents]
             clip_frames = max(0, clip.num_frames - replaced_frames)
-    if settings.seconds is not None:
-        new_frames = round(settings.seconds * settings.fps)
-    else:
-        new_frames = round((settings.total_seconds or 0) * settings.fps) - clip_frames - replaced_frames
-    if new_frames < 1:
-        length_of_clip = (
-            "" if clip is None else f" (the clip itself has {(clip_frames + replaced_frames) / settings.fps:.2f} s)"
-        )
-        raise InputError(
-            f"the length asked for leaves no new frame at {settings.fps:g} fps{length_of_clip}: ask for more seconds"
-        )
-    decoded_frames = replaced_frames + new_frames
-    sampled_latents = math.ceil(decoded_frames / PIECE_FRAMES) * PIECE_LATENTS - lead.shape[2]
+        padding = max(0, replaced_frames - clip.num_frames)
+    sampled_latents = math.ceil((replaced_frames + new_frames) / PIECE_FRAMES) * PIECE_LATENTS - lead.shape[2]
     if loop is not None and latents is None:  # the first clip of a loop that starts from text is all new
         sampled_latents = max(loop.new_latents, sampled_latents - loop.condition_latents)
     num_chunks = math.ceil(sampled_latents / state.schedule.chunk_latents)
-    return _Plan(clip_frames, decoded_frames, new_frames, lead, num_chunks)
+    return _Plan(clip_frames, padding, replaced_frames - padding + new_frames, new_frames, lead, num_chunks)
+
+
+def _in_whole_pieces(latents: int) -> int:
+    """Frames of the pieces that `latents` latents lie in."""
+    return math.ceil(latents / PIECE_LATENTS) * PIECE_FRAMES
+
+
+def _new_frames(settings: Settings, schedule: Schedule, clip: Conditioning | None) -> int:
+    if settings.seconds is not None:
+        frames, own = round(settings.seconds * settings.fps), ""
+    else:
+        of_the_clip = 0 if clip is None else clip.num_frames
+        if clip is not None and settings.condition == "first":
+            read = len(clip.frames) // PIECE_FRAMES * PIECE_LATENTS
+            used = progressive.num_conditioning_latents(schedule, read)
+            of_the_clip = min(clip.num_frames, _in_whole_pieces(used))
+        frames = round((settings.total_seconds or 0) * settings.fps) - of_the_clip
+        own = f", beside the clip's {of_the_clip / settings.fps:.2f} s"
+    if frames < 1:
+        raise InputError(f"that length leaves no new frame at {settings.fps:g} fps{own}: ask for more seconds")
+    return frames
+
+
+@torch.inference_mode()
+def _reencode(vae: VideoVAE, seed: int, loop: int, latents: Tensor) -> Tensor:
+    """The last piece of `latents` as the VAE sees it again, with posterior noise of this loop's own."""
+    draws = count()
+
+    def noise(shape: tuple[int, ...]) -> Tensor:
+        return progressive.named_noise(f"{seed}/{loop}/posterior/{next(draws)}", shape).to(latents.device)
+
+    return vae.encode(vae.decode(latents[:, :, -PIECE_LATENTS:]), noise).clone()
 
 
 def _all_texts(state: WindowState) -> list[str]:
@@ -270,7 +317,7 @@ def _all_texts(state: WindowState) -> list[str]:
 def _velocity(
     settings: Settings, files: ModelFiles, precision: Precision, texts: list[str], monitor: Monitor
 ) -> GuidedVelocity:
-    monitor.stage("encoding the prompt")
+    _begin(monitor, "encoding the prompt")
     config = stdit3_config(Weights(files.stdit))
     encoder = TextEncoder.load(files.text_encoder, precision.device, precision.text_dtype, config.model_max_length)
     if encoder.d_model != config.caption_channels:
@@ -282,7 +329,7 @@ def _velocity(
     del encoder
     gc.collect()
 
-    monitor.stage("loading the STDiT3")
+    _begin(monitor, "loading the STDiT3")
     name, attention = best_attention(precision.device, precision.dtype)
     logger.info("attention: %s", name)
     network = load_stdit3(files.stdit, precision.device, precision.dtype, attention=attention)

@@ -12,7 +12,7 @@ from pavdm.errors import InputError
 from pavdm.models.checkpoint import stdit3_config
 from pavdm.models.files import config_type, read_config
 from pavdm.models.kinds import Kind, identify
-from pavdm.models.weights import INDEX, PICKLES, SAFETENSORS, Weights, fingerprint
+from pavdm.models.weights import INDEX, PICKLES, SAFETENSORS, Weights, check_path, fingerprint
 from pavdm.sampling.state import METADATA_KEY
 
 VIDEO_METADATA_KEY = "pavdm"
@@ -25,8 +25,7 @@ SMALL_TENSORS = 8  # files with no more tensors than this and no known network l
 def describe(path: str | Path) -> str:
     """Text about a file or folder, several lines. Raises InputError if it is missing, unreadable, or nothing known."""
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no such file or folder: {path}.")
+    check_path(path, "a checkpoint, a folder with networks, a state or a video of pavdm")
     if path.is_dir() or path.name.endswith((SAFETENSORS, INDEX, *PICKLES)):
         return _weights(path)
     return _video(path)
@@ -75,8 +74,10 @@ def _networks_in(path: Path) -> list[Path]:
 def _state(path: Path, weights: Weights) -> str:
     try:
         header = json.loads(weights.metadata[METADATA_KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: the header of this pavdm state is damaged ({error}).") from error
+    if not isinstance(header, dict):
+        raise InputError(f"{path}: the header of this pavdm state is damaged (it is no JSON object).")
     tensors = {name: f"{entry.dtype} {list(entry.shape)}" for name, entry in weights.stored.items()}
     return _format(f"{path}: window state of pavdm", {**tensors, **_flat(header)})
 
@@ -105,7 +106,7 @@ def _decoded(text: str) -> Mapping[str, Any]:
     """The record that pavdm wrote into a video; what is no such record is shown as it is."""
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     return content if isinstance(content, dict) else {VIDEO_METADATA_KEY: text}
 
@@ -122,9 +123,18 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _format(head: str, fields: Mapping[str, Any]) -> str:
-    width = max(len(name) for name in fields) + 2
-    lines = [head]
-    for name, value in fields.items():
-        text = " ".join((value if isinstance(value, str) else json.dumps(value)).split())
-        lines.append(f"  {name:<{width}}{text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'}")
-    return "\n".join(lines)
+    shown = [
+        (_shown(name), _shown(value if isinstance(value, str) else json.dumps(value))) for name, value in fields.items()
+    ]
+    width = max(len(name) for name, _ in shown) + 2
+    return "\n".join([_printable(head), *(f"  {name:<{width}}{value}" for name, value in shown)])
+
+
+def _shown(text: str) -> str:
+    text = _printable(" ".join(text.split()))
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+
+
+def _printable(text: str) -> str:
+    """With what steers a terminal, or shows as nothing, escaped: files come from strangers."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

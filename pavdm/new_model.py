@@ -27,6 +27,7 @@ from pavdm.models.write import Spec, write_json, write_safetensors
 
 logger = logging.getLogger(__name__)
 
+MAX_SEED = 2**64 - 1  # what torch's generators take
 PIECE = 2**24  # values drawn and written at a time
 SPARE_BYTES = 2**24  # for tokenizer, configurations and the file system's own needs
 
@@ -85,12 +86,19 @@ def create(directory: str | Path, size: str = "tiny", seed: int = 0) -> ModelFil
 
     size: tiny (0.9 M parameters in all), small (25 M) or xl (the published sizes: 6.3 G, 12.5 GB in bf16). Equal sizes
     and seeds give equal files. Memory stays bounded whatever the size. The set gets its name when it is complete.
-    Raises InputError for an unknown size, a directory that holds something, or too little disk space.
+    Raises InputError for an unknown size, a seed out of range (0 to 2**64 - 1), a directory that holds something, or
+    too little disk space.
     """
     if size not in PRESETS:
         raise InputError(f"unknown size '{size}': expected one of {', '.join(PRESETS)}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise InputError(f"the seed has to be a whole number from 0 to {MAX_SEED}, got {seed!r}. Nothing was written.")
     directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    try:
+        taken = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    except OSError as error:
+        raise InputError(f"cannot write {directory}: {error.strerror or error}. Nothing was written.") from error
+    if taken:
         raise InputError(f"{directory} exists and is not empty; nothing was written. Give a new directory.")
     preset = PRESETS[size]
     networks = network_specs(preset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,12 +137,19 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--motion", type=_optional_number, help="0 is still (default none)")
     scores.add_argument("--camera", help="such as 'pan left' (default none)")
 
+    sampling.add_argument(
+        "--reencode",
+        action="store_true",
+        help="replacement only: decode and encode again what each loop takes over, as published",
+    )
+
     run = parser.add_argument_group("run")
     run.add_argument(
         "--state",
         type=Path,
         metavar="DIR",
-        help="save after every chunk; the same command goes on from there after a crash or Ctrl-C",
+        help="save after every chunk (replacement: every loop); the same command goes on from there after a crash or "
+        "Ctrl-C",
     )
     run.add_argument(
         "--override-state", action="store_true", help="go on from a state that was made with other settings"
@@ -192,7 +200,9 @@ def _add_schedule_options(parser: argparse._ActionsContainer) -> None:
         "--no-overlap", action="store_true", help="ablation: no clean chunk in front of the window (keep_x0 off)"
     )
     parser.add_argument(
-        "--no-variable-length", action="store_true", help="ablation: the window neither grows nor shrinks"
+        "--no-variable-length",
+        action="store_true",
+        help="ablation: the window starts full of the re-noised clip (102 frames of it) and never shrinks",
     )
     parser.add_argument("--no-timestep-transform", action="store_true", help="evenly spaced timesteps")
 
@@ -204,6 +214,14 @@ def _optional_number(text: str) -> float | None:
         raise argparse.ArgumentTypeError(f"expected a number, or none: got {text!r}") from None
 
 
+def _refuse_unused(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Raise InputError if one of the progressive method's options was set for the replacement loop."""
+    defaults = parser().parse_args(["generate", "--prompt", "", "--seconds", "1", "--out", ""])
+    for name in names:
+        if getattr(options, name) != getattr(defaults, name):
+            raise InputError(f"--{name.replace('_', '-')} has no meaning for --method replacement: leave it out")
+
+
 def size_from(options: argparse.Namespace) -> tuple[int, int]:
     from pavdm.buckets import bucket_size, parse_size
 
@@ -213,6 +231,9 @@ def size_from(options: argparse.Namespace) -> tuple[int, int]:
 def schedule_from(options: argparse.Namespace) -> Schedule:
     from pavdm.sampling.schedule import Schedule
 
+    if getattr(options, "method", None) == "replacement":
+        _refuse_unused(options, ("window_chunks", "chunk", "no_overlap", "no_variable_length", "prompt_switch"))
+        return Schedule(window_chunks=1, steps=options.steps)
     return Schedule(
         window_chunks=options.window_chunks,
         chunk_latents=options.chunk,
@@ -258,6 +279,7 @@ def settings_from(options: argparse.Namespace) -> Settings:
         motion=options.motion,
         camera=options.camera,
         prompt_switch=options.prompt_switch,
+        reencode=options.reencode,
         state_directory=options.state,
         override_state=options.override_state,
         overwrite=options.overwrite,
@@ -275,6 +297,8 @@ def precision_from(options: argparse.Namespace) -> Precision:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise AssertionError("cpu, cuda and mps can")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split("\n")[0]

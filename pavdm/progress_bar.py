@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -37,16 +39,29 @@ class ProgressBar:
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.close()
             self._bar = None
 
     def stage(self, message: str) -> None:
         if not self._hidden:
-            tqdm.write(message, file=sys.stderr)
+            with self._nobody_may_be_watching():
+                tqdm.write(message, file=sys.stderr)
 
     def progress(self, progress: Progress) -> None:
-        if self._hidden:
-            return
+        if not self._hidden:
+            with self._nobody_may_be_watching():
+                self._show(progress)
+
+    @contextmanager
+    def _nobody_may_be_watching(self) -> Iterator[None]:
+        """A terminal or pipe that has gone away must not end the run."""
+        try:
+            yield
+        except OSError:
+            self._hidden = True
+
+    def _show(self, progress: Progress) -> None:
         now = time.monotonic()
         if self._bar is None or self._first is None:
             self._first = (now, progress.chunk)

@@ -18,6 +18,7 @@ _CLEAN = (208, 213, 224)
 _INK, _PAPER, _FAINT = (30, 32, 40), (255, 255, 255), (120, 124, 136)
 _MARGIN = {"left": 76, "right": 24, "top": 84, "bottom": 56}
 _MOST_PIXELS = 3200
+MOST_CALLS = 5000
 
 
 def table_rows(schedule: Schedule, num_chunks: int) -> Iterator[Row]:

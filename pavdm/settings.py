@@ -11,6 +11,7 @@ import torch
 
 from pavdm.clip import Condition
 from pavdm.errors import InputError
+from pavdm.models.vae import MIN_TILE
 from pavdm.prompts import PromptSchedule
 from pavdm.sampling.schedule import Schedule
 from pavdm.sampling.state import PromptSwitch
@@ -26,6 +27,7 @@ class Settings:
     size: (height, width) in pixels that the model is told; the video has them rounded down to multiples of 8.
     seconds counts new video, total_seconds the whole output with the clip in it; exactly one is given.
     schedule: its `shift` is set from the size, unless `timestep_transform` is off.
+    reencode: the published replacement loop: what a loop takes over is decoded and encoded again.
     condition: "last" goes on from the end of the clip and puts the clip's own frames in front; "first" is the
         published behaviour: from the clip's first chunk, which comes back decoded by the VAE, with nothing before it.
     posterior: "sample" draws the clip's latents from the VAE's posterior (published), "mode" the most likely ones.
@@ -50,6 +52,7 @@ class Settings:
     motion: float | None = None
     camera: str | None = None
     prompt_switch: PromptSwitch = "chunk"
+    reencode: bool = False
     condition: Condition = "last"
     posterior: Literal["sample", "mode"] = "sample"
     state_directory: Path | None = None
@@ -66,8 +69,15 @@ class Settings:
             raise InputError(f"the length must be above 0 and at most {MAX_SECONDS} seconds (a day): got {length}")
         if not 1 <= self.fps <= 240:
             raise InputError(f"fps must be between 1 and 240: got {self.fps:g}")
-        if not math.isfinite(self.guidance_scale):
-            raise InputError(f"the guidance scale must be a finite number: got {self.guidance_scale}")
+        for name, number in (
+            ("guidance scale", self.guidance_scale),
+            ("aesthetic score", self.aesthetic),
+            ("motion score", self.motion),
+        ):
+            if number is not None and not math.isfinite(number):
+                raise InputError(f"the {name} must be a finite number: got {number}")
+        if self.reencode and self.method != "replacement":
+            raise InputError("re-encoding belongs to the replacement loop: add --method replacement, or leave it out")
         if self.method == "replacement" and self.condition == "first":
             raise InputError(
                 "the replacement loop goes on from the end of the clip: --condition first is progressive only"
@@ -82,6 +92,10 @@ class Precision:
     dtype: torch.dtype
     text_dtype: torch.dtype = torch.float32  # the published default
     tile: int | None = None  # spatial tile of the VAE in latent pixels
+
+    def __post_init__(self) -> None:
+        if self.tile is not None and self.tile < MIN_TILE:
+            raise InputError(f"a tile of the VAE needs at least {MIN_TILE} latent pixels (32 or more): got {self.tile}")
 
     @property
     def vae_dtype(self) -> torch.dtype:

@@ -44,15 +44,19 @@ class StateDirectory:
         """Write finished chunk `number` (0 for the first that left the window), (B, C, T, H, W)."""
         save_tensors({"latents": latents.cpu().contiguous()}, self._chunk_file(number), {})
 
-    def load_chunk(self, number: int) -> Tensor:
+    def load_chunk(self, number: int, size: tuple[int, int]) -> Tensor:
+        """Finished chunk `number`, of latent size (height, width). Raises InputError if it is not there, whole."""
         path = self._chunk_file(number)
         try:
-            return load_file(path)["latents"]
+            latents = load_file(path)["latents"]
+            if latents.ndim != 5 or tuple(latents.shape[-2:]) != size:
+                raise KeyError(f"latents of shape {tuple(latents.shape)}")
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(
                 f"{path} is missing or damaged, so the video cannot be put together again ({error}). Start over with "
                 "an empty state directory"
             ) from error
+        return latents
 
     def _chunk_file(self, number: int) -> Path:
         return self.directory / "chunks" / f"{number:06d}.safetensors"

@@ -36,6 +36,11 @@ def partial_path(path: Path) -> Path:
     return path.with_suffix(f".partial{path.suffix}")
 
 
+def working_paths(path: Path) -> tuple[Path, Path]:
+    """Every file beside `path` that writing it makes or replaces."""
+    return partial_path(path), path.with_suffix(f".closing{path.suffix}")
+
+
 class VideoWriter:
     """H.264 file that grows by closed pieces; use it as a context manager.
 
@@ -205,7 +210,7 @@ class VideoWriter:
         """Give the partial file its final form and name."""
         import av
 
-        remuxed = self.path.with_suffix(f".closing{self.path.suffix}")
+        _, remuxed = working_paths(self.path)
         try:
             with (
                 av.open(f"file:{self.partial_path}") as source,

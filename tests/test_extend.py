@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import av
 import numpy as np
@@ -65,8 +67,14 @@ def test_total_seconds_counts_the_clip_too(bikes, models, tmp_path, capsys):
 
 
 def test_the_published_condition_gives_its_first_frames_decoded_and_nothing_before(bikes, models, tmp_path):
-    assert extend(bikes, tmp_path / "out.mp4", models, "--total-seconds", 2, "--condition", "first") == 0
+    first, last = tmp_path / "first", tmp_path / "last"
+    options = ["--total-seconds", 2, "--condition", "first", "--state", first]
+    assert extend(bikes, tmp_path / "out.mp4", models, *options) == 0
     assert len(frames_of(tmp_path / "out.mp4")) == 48
+    # In a clip that ends after those 17 frames they are the last ones: the same latents, so the same new chunks.
+    options = ["--seconds", 31 / 24, "--end", 17 / 24, "--state", last]
+    assert extend(bikes, tmp_path / "short.mp4", models, *options) == 0
+    assert latents_of(first) == latents_of(last)
 
 
 def test_the_file_says_how_it_was_made(uninterrupted):
@@ -123,6 +131,45 @@ def test_ctrl_c_saves_the_state_closes_the_video_and_exits_with_130(uninterrupte
     assert np.array_equal(frames_of(out), frames_of(uninterrupted / "out.mp4"))
 
 
+def stopped_after(num_calls, monkeypatch, clip, folder, models, *options, prompt):
+    """Run towards folder/out.mp4 with state folder/b, asked to stop after so many model calls; the exit status."""
+    reports = []
+
+    @contextmanager
+    def asked_to_stop():
+        yield lambda: len(reports) >= num_calls
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pavdm.progress_bar.ProgressBar.progress", lambda bar, progress: reports.append(progress))
+        patch.setattr("pavdm.cli._asked_to_stop", asked_to_stop)
+        return extend(clip, folder / "out.mp4", models, *options, "--state", folder / "b", prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--no-overlap"],
+        ["--no-variable-length"],
+        ["--chunk", 3, "--window-chunks", 3],
+        ["--condition", "first"],
+        ["--prompt-switch", "window"],
+    ],
+    ids=lambda options: " ".join(map(str, options)),
+)
+def test_a_run_stopped_after_every_third_call_ends_like_one_that_was_not(bikes, models, tmp_path, monkeypatch, options):
+    prompt = "|0| rain |2| snow"
+    options = ["--seconds", 2, *options]
+    assert extend(bikes, tmp_path / "whole.mp4", models, *options, "--state", tmp_path / "a", prompt=prompt) == 0
+
+    stops = 0
+    while (status := stopped_after(3, monkeypatch, bikes, tmp_path, models, *options, prompt=prompt)) == 130:
+        stops += 1
+    assert status == 0
+    assert stops >= 2
+    assert latents_of(tmp_path / "a") == latents_of(tmp_path / "b")
+    assert np.array_equal(frames_of(tmp_path / "out.mp4"), frames_of(tmp_path / "whole.mp4"))
+
+
 def test_a_state_from_other_settings_is_refused_and_can_be_overridden(uninterrupted, bikes, models, tmp_path, capsys):
     options = ["--seconds", 2.5, "--state", uninterrupted / "state", "--guidance", 3]
     assert extend(bikes, tmp_path / "out.mp4", models, *options) == 2
@@ -133,12 +180,12 @@ def test_a_state_from_other_settings_is_refused_and_can_be_overridden(uninterrup
 
 def test_a_prompt_schedule_changes_what_follows_and_nothing_before(bikes, models, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    assert extend(bikes, tmp_path / "a.mp4", models, "--seconds", 2.5, "--state", first, prompt="rain") == 0
+    alone = ["--seconds", 2.5, "--window-chunks", 1]  # each chunk is clean before the next one enters
+    assert extend(bikes, tmp_path / "a.mp4", models, *alone, "--state", first, prompt="rain") == 0
     prompt = "|0| rain |2| snow"
-    assert extend(bikes, tmp_path / "b.mp4", models, "--seconds", 2.5, "--state", second, prompt=prompt) == 0
-    before, after = latents_of(first), latents_of(second)
-    assert before[3] != after[3]
-    assert len(before) == len(after) == 4
+    assert extend(bikes, tmp_path / "b.mp4", models, *alone, "--state", second, prompt=prompt) == 0
+    same = [a == b for a, b in zip(latents_of(first), latents_of(second), strict=True)]
+    assert same == [True, True, False, False]
 
 
 def test_the_baseline_loop_runs_and_resumes(bikes, models, tmp_path):
@@ -283,3 +330,76 @@ def test_a_full_disk_ends_with_a_sentence(bikes, models, tmp_path):
     assert done.stderr.startswith("error: ") and "free some space" in done.stderr
     assert not (tmp_path / "out.mp4").exists()
     assert len(frames_of(tmp_path / "out.partial.mp4")) > 0
+
+
+def test_the_clip_is_never_written_over_under_any_of_its_names(bikes, models, tmp_path, capsys):
+    for name in ("long.mp4", "long.partial.mp4", "long.closing.mp4"):
+        clip = tmp_path / name
+        clip.write_bytes(bikes.read_bytes())
+        assert extend(clip, tmp_path / "long.mp4", models, "--seconds", 0.5, "--overwrite") == 2
+        assert "would replace the clip" in capsys.readouterr().err
+        assert clip.read_bytes() == bikes.read_bytes()
+        clip.unlink()
+
+
+def test_a_state_knows_the_configuration_of_its_networks(bikes, models, tmp_path, capsys):
+    changed = shutil.copytree(models, tmp_path / "models")
+    options = ["--seconds", 0.5, "--state", tmp_path / "state"]
+    assert extend(bikes, tmp_path / "a.mp4", changed, *options) == 0
+    config = json.loads((changed / "stdit" / "config.json").read_text())
+    (changed / "stdit" / "config.json").write_text(json.dumps({**config, "input_sq_size": 64}))
+    assert extend(bikes, tmp_path / "b.mp4", changed, *options) == 2
+    assert "model: " in capsys.readouterr().err
+
+
+def test_a_reader_of_the_output_that_leaves_does_not_end_the_run(bikes, models, tmp_path):
+    arguments = command(bikes, tmp_path / "out.mp4", models, "--seconds", 0.5)
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    process.stderr.close()
+    assert process.wait(timeout=120) == 0
+    assert len(frames_of(tmp_path / "out.mp4")) == 252
+
+
+def test_being_asked_to_end_while_loading_leaves_nothing_behind(bikes, models, tmp_path):
+    arguments = command(bikes, tmp_path / "out.mp4", models, "--seconds", 60)
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+    assert "reading" in process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_loop_s_own_options_and_those_of_the_window_are_kept_apart(bikes, models, tmp_path, capsys):
+    out = tmp_path / "out.mp4"
+    assert extend(bikes, out, models, "--seconds", 1, "--method", "replacement", "--chunk", 3) == 2
+    assert "--chunk has no meaning" in capsys.readouterr().err
+    assert extend(bikes, out, models, "--seconds", 1, "--reencode") == 2
+    assert "--method replacement" in capsys.readouterr().err
+    assert extend(bikes, out, models, "--seconds", 1, "--method", "replacement", "--steps", 5) == 0
+
+
+def test_the_published_loop_encodes_again_what_it_takes_over(bikes, models, tmp_path):
+    for name, extra in (("carried", []), ("again", ["--reencode"])):
+        options = ["--seconds", 2.5, "--method", "replacement", "--state", tmp_path / name, *extra]
+        assert extend(bikes, tmp_path / f"{name}.mp4", models, *options) == 0
+    carried, again = latents_of(tmp_path / "carried"), latents_of(tmp_path / "again")
+    assert carried[0] == again[0]
+    assert carried[1] != again[1]
+
+
+def test_padding_is_not_counted_as_clip(bikes, models, tmp_path):
+    for options in (["--condition", "first"], ["--no-overlap"], []):
+        out = tmp_path / "out.mp4"
+        settings = ["--total-seconds", 1, "--end", 7 / 24, "--pad", "--overwrite", *options]
+        assert extend(bikes, out, models, *settings) == 0
+        assert len(frames_of(out)) == 24
+
+
+def test_values_that_are_no_numbers_end_the_run_before_they_are_saved(bikes, models, tmp_path, capsys):
+    options = ["--seconds", 1, "--guidance", 1e38, "--state", tmp_path / "state"]
+    assert extend(bikes, tmp_path / "out.mp4", models, *options) == 2
+    assert "no numbers" in capsys.readouterr().err
+    assert latents_of(tmp_path / "state") == []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,21 @@ from pavdm.models.vae import SPATIAL_PREFIX, TEMPORAL_PREFIX, VAEConfig, VideoVA
 from pavdm.models.weights import Weights, fingerprint, load_state_dict
 from pavdm.models.write import write_json, write_state_dict
 
-__all__ = ["fingerprint", "load_state_dict", "load_stdit3", "load_vae", "save_stdit3", "save_vae", "stdit3_config"]
+__all__ = [
+    "check_stdit3",
+    "check_vae",
+    "fingerprint",
+    "load_state_dict",
+    "load_stdit3",
+    "load_vae",
+    "save_stdit3",
+    "save_vae",
+    "stdit3_config",
+]
 
 logger = logging.getLogger(__name__)
+
+C = TypeVar("C")
 
 WEIGHTS = "model.safetensors"
 ROPE = "rope.freqs"
@@ -62,13 +74,17 @@ def load_stdit3(
     Raises InputError for what is no STDiT3 checkpoint, disagrees with the config.json beside it, or is incomplete.
     """
     weights = Weights(path)
-    config = stdit3_config(weights)
-    network = STDiT3(config, operations=operations, attention=attention, device="meta", dtype=dtype)
-    wanted = network.state_dict()
-    _verify(wanted, {key: shape for key, shape in weights.shapes.items() if not _recomputed(key)}, weights.path, STDIT)
+    network = STDiT3(stdit3_config(weights), operations=operations, attention=attention, device="meta", dtype=dtype)
+    wanted = _verify_stdit3(network, weights)
     _fill(network, dict(weights.read(device, {key: tensor.dtype for key, tensor in wanted.items()})))
     logger.info("loaded STDiT3 from %s: %.1f M parameters", path, weights.num_parameters / 1e6)
     return network
+
+
+def check_stdit3(path: str | Path) -> None:
+    """Raise the InputError that `load_stdit3` would raise, without reading the weights."""
+    weights = Weights(path)
+    _verify_stdit3(STDiT3(stdit3_config(weights), device="meta"), weights)
 
 
 def load_vae(
@@ -85,6 +101,27 @@ def load_vae(
     otherwise it replaces the spatial half. Where scale and shift are absent, config.json or else v1.2 gives them.
     Raises InputError for what is no such checkpoint, or is incomplete.
     """
+    network, parts, normalisation = _verified_vae(path, spatial_path, dtype, operations)
+    wanted = network.state_dict()
+    tensors = {name: tensor.to(device) for name, tensor in normalisation.items()}
+    for weights, names in parts:
+        key_of = {stored: key for key, stored in names.items() if key not in NORMALISATION}
+        for stored_key, tensor in weights.read(device, {stored: wanted[key].dtype for stored, key in key_of.items()}):
+            tensors[key_of[stored_key]] = tensor
+    _fill(network, tensors)
+    logger.info("loaded the VAE from %s", path)
+    return network
+
+
+def check_vae(path: str | Path, spatial_path: str | Path | None = None) -> None:
+    """Raise the InputError that `load_vae` would raise, without reading more of the weights than scale and shift."""
+    _verified_vae(path, spatial_path)
+
+
+def _verified_vae(
+    path: str | Path, spatial_path: str | Path | None, dtype: torch.dtype = torch.float32, operations: Any = nn
+) -> tuple[VideoVAE, list[tuple[Weights, dict[str, str]]], dict[str, Tensor]]:
+    """The network on the meta device, the checkpoints that fill it (see `_vae_parts`), and its scale and shift."""
     parts = _vae_parts(path, spatial_path)
     shapes = {key: weights.shapes[stored] for weights, names in parts for key, stored in names.items()}
     normalisation: dict[str, Tensor] = {}
@@ -99,14 +136,7 @@ def load_vae(
             shapes[name] = tuple(wanted[name].shape)
             normalisation[name] = torch.tensor(getattr(config, name)).view(wanted[name].shape)
     _verify(wanted, shapes, Path(path), VAE)
-    tensors = {name: tensor.to(device) for name, tensor in normalisation.items()}
-    for weights, names in parts:
-        key_of = {stored: key for key, stored in names.items() if key not in NORMALISATION}
-        for stored_key, tensor in weights.read(device, {stored: wanted[key].dtype for stored, key in key_of.items()}):
-            tensors[key_of[stored_key]] = tensor
-    _fill(network, tensors)
-    logger.info("loaded the VAE from %s", path)
-    return network
+    return network, parts, normalisation
 
 
 def save_stdit3(network: STDiT3, directory: str | Path) -> None:
@@ -143,10 +173,7 @@ def stdit3_config(weights: Weights) -> STDiT3Config:
     content = read_config(file.parent)
     if config_type(content) != "STDiT3":
         return _inferred(weights)
-    try:
-        config = STDiT3Config.from_dict(content)
-    except TypeError as error:
-        raise InputError(f"{file} is damaged ({error}). Download or copy it again.") from error
+    config = _named(file, STDiT3Config.from_dict, content)
     try:
         inferred = _inferred(weights)
     except InputError:
@@ -211,13 +238,16 @@ def _vae_config(
     """Sizes from the shapes; what shapes do not tell from the config.json beside the weights, else as in v1.2."""
     folder = path if path.is_dir() else path.parent
     content = read_config(folder)
-    base = VAEConfig.from_dict(content) if config_type(content) in VAE.config_types else VAEConfig()
+    base = VAEConfig()
+    if config_type(content) in VAE.config_types:
+        base = _named(folder / CONFIG, VAEConfig.from_dict, content)
     sized = "spatial_config" in content
     if spatial_path is not None:
         place = Path(spatial_path)
-        image_config = read_config(place if place.is_dir() else place.parent)
+        place = place if place.is_dir() else place.parent
+        image_config = read_config(place)
         if config_type(image_config) in SPATIAL_VAE.config_types:
-            base = replace(base, spatial=SpatialConfig.from_dict(image_config))
+            base = replace(base, spatial=_named(place / CONFIG, SpatialConfig.from_dict, image_config))
     inferred = VAEConfig.from_state_dict({**shapes, **normalisation}, base)
     if sized and (inferred.temporal != base.temporal or (inferred.spatial != base.spatial and spatial_path is None)):
         raise InputError(
@@ -225,6 +255,14 @@ def _vae_config(
             f"{inferred.spatial} and {inferred.temporal} in the weights. Put the config.json that came with them there."
         )
     return inferred
+
+
+def _named(file: Path, read: Callable[[Mapping[str, Any]], C], content: Mapping[str, Any]) -> C:
+    """What `read` makes of a config.json; its errors name the file."""
+    try:
+        return read(content)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
 
 
 def _require(weights: Weights, kinds: Collection[Kind], part: Part) -> Kind:
@@ -258,6 +296,13 @@ def _verify(wanted: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]],
         f"{path} does not fit {part.title} ({len(wanted)} tensors):\n{listed}\n"
         f"Expected all tensors of {part.source}, or of a checkpoint fine-tuned from it."
     )
+
+
+def _verify_stdit3(network: STDiT3, weights: Weights) -> dict[str, Tensor]:
+    """The network's tensors by name, after the check that the checkpoint has exactly these."""
+    wanted: dict[str, Tensor] = network.state_dict()
+    _verify(wanted, {key: shape for key, shape in weights.shapes.items() if not _recomputed(key)}, weights.path, STDIT)
+    return wanted
 
 
 def _recomputed(key: str) -> bool:

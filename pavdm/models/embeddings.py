@@ -57,7 +57,7 @@ def rotate(x: Tensor, by: Tensor) -> Tensor:
 class Positions:
     """What depends on the latents' size only: built once per clip, used by every model call.
 
-    spatial: (S, hidden) fp32, S tokens per latent frame. temporal: complex64 (longest window, head_dim / 2).
+    spatial: (S, hidden) fp32, S tokens per latent frame. temporal: complex64 (frames kept ready, head_dim / 2).
     """
 
     spatial: Tensor

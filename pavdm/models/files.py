@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pavdm.errors import InputError
 from pavdm.models.kinds import Kind, identify
-from pavdm.models.weights import SAFETENSORS, Weights, weight_files
+from pavdm.models.weights import SAFETENSORS, Weights, check_path, weight_files
 
 CONFIG = "config.json"
 
@@ -84,17 +84,21 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a models directory holds: the candidates of every part, and the parts that are needed and have none."""
+    """What a models directory holds: the candidates of every part, and the parts that are needed and have none.
+
+    unreadable: for what might be a network and cannot be read, why: a sentence that names the file.
+    """
 
     directory: Path
     candidates: Mapping[str, tuple[Path, ...]]
     missing: tuple[Part, ...]
+    unreadable: Mapping[Path, str] = field(default_factory=dict)
 
     @property
     def ambiguous(self) -> tuple[Part, ...]:
         """Parts with more than one candidate; an image VAE that nothing needs leaves no choice open."""
         several = [part for part in PARTS if len(self.candidates[part.name]) > 1]
-        return tuple(part for part in several if part.name != "spatial_vae" or _needs_spatial(self.candidates["vae"]))
+        return tuple(part for part in several if part.name != "spatial_vae" or needs_spatial(self.candidates["vae"]))
 
     @property
     def complete(self) -> bool:
@@ -104,11 +108,11 @@ class Survey:
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a folder as a dictionary, empty if there is none. Raises InputError if it is unreadable."""
     file = folder / CONFIG
-    if not file.is_file():
-        return {}
     try:
+        if not file.is_file():
+            return {}
         content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file} is not readable JSON ({error}). Download or copy it again.") from error
     if not isinstance(content, dict):
         raise InputError(f"{file}: expected a JSON object, got {type(content).__name__}. Download or copy it again.")
@@ -124,16 +128,17 @@ def config_type(config: Mapping[str, Any]) -> str | None:
 def part_of(path: Path) -> Part | None:
     """The part that a folder or file is, by its config.json or else by its weights' keys; None if it is none.
 
-    Unreadable things are no part: whoever is meant to load them gets the full message then.
+    Raises InputError, naming the file, if its config.json or its weights cannot be read.
     """
+    if path.is_dir():
+        named = config_type(read_config(path))
+        if named is not None:
+            return next((part for part in PARTS if named in part.config_types), None)
     try:
-        if path.is_dir():
-            named = config_type(read_config(path))
-            if named is not None:
-                return next((part for part in PARTS if named in part.config_types), None)
-        kind = _kind(path)
+        weight_files(path)
     except InputError:
-        return None
+        return None  # a folder of something else
+    kind = _kind(path)
     # A bare T5 file lacks tokenizer and configuration: text encoders are folders.
     if kind is Kind.TEXT_ENCODER and not path.is_dir():
         return None
@@ -144,21 +149,27 @@ def survey(directory: str | Path, overrides: Mapping[str, str | Path | None] | N
     """Look for the networks in `directory`: itself, its sub-folders, and .safetensors files directly in it.
 
     overrides: part name -> path given by the user, which then is the only candidate of that part.
-    Never raises for what is missing or ambiguous: the result says so.
+    Never raises for what is missing, ambiguous or unreadable: the result says so. Raises InputError if the directory
+    itself cannot be read.
     """
     directory = Path(directory)
     found: dict[str, list[Path]] = {name: [] for name in NAMES}
+    unreadable: dict[Path, str] = {}
     for path in _places(directory):
-        part = part_of(path) or _part_named(path, directory)
+        try:
+            part = part_of(path) or _part_named(path, directory)
+        except InputError as error:
+            unreadable[path] = str(error)
+            continue
         if part is not None:
             found[part.name].append(path)
     for name, given in (overrides or {}).items():
         if given is not None:
             found[name] = [Path(given)]
     candidates = {name: tuple(paths) for name, paths in found.items()}
-    needed = [part for part in PARTS if part.name != "spatial_vae" or _needs_spatial(candidates["vae"])]
+    needed = [part for part in PARTS if part.name != "spatial_vae" or needs_spatial(candidates["vae"])]
     missing = tuple(part for part in needed if not candidates[part.name])
-    return Survey(directory, candidates, missing)
+    return Survey(directory, candidates, missing, unreadable)
 
 
 def find_models(
@@ -170,14 +181,17 @@ def find_models(
 ) -> ModelFiles:
     """Find the set of networks in `directory`; the other arguments say where a part is instead of looking for it.
 
-    Raises InputError that lists every missing part with its published name, place and option, or names the
-    candidates between which the choice is open.
+    Raises InputError that lists every missing part with its published name, place and option, and what could not be
+    read; or names the candidates between which the choice is open.
     """
     overrides = {"stdit": stdit, "vae": vae, "text_encoder": text_encoder, "spatial_vae": spatial_vae}
     for part in PARTS:
         given = overrides[part.name]
-        if given is not None and not Path(given).exists():
-            raise InputError(f"{part.option} {given}: no such file or folder. Expected {part.title} ({part.source}).")
+        if given is not None:
+            try:
+                check_path(Path(given), f"{part.title} ({part.source})")
+            except InputError as error:
+                raise InputError(f"{part.option} {given}: {error}") from error
     found = survey(directory, overrides)
     for part in found.ambiguous:
         first, second, *_ = found.candidates[part.name]
@@ -188,12 +202,12 @@ def find_models(
     if found.missing:
         raise InputError(describe_missing(found))
     paths = {name: paths[0] for name, paths in found.candidates.items() if paths}
-    spatial = paths.get("spatial_vae") if _needs_spatial(found.candidates["vae"]) or spatial_vae else None
+    spatial = paths.get("spatial_vae") if needs_spatial(found.candidates["vae"]) or spatial_vae else None
     return ModelFiles(paths["stdit"], paths["vae"], paths["text_encoder"], spatial)
 
 
 def describe_missing(found: Survey) -> str:
-    """What is missing, where each part is published, where it goes, and how to do without."""
+    """What is missing, where each part is published, where it goes, how to do without; and what cannot be read."""
     if not found.directory.is_dir():
         head = f"no such models directory: {found.directory}. It has to hold:"
     else:
@@ -202,14 +216,20 @@ def describe_missing(found: Survey) -> str:
     for part in found.missing:
         lines.append(f"  {part.title}: {part.source} on Hugging Face")
         lines.append(f"    put it into {found.directory / part.folders[0]}, or point to it with {part.option} PATH")
+    if found.unreadable:
+        lines.append("Unreadable, so that what is there was not looked at further:")
+        lines += [f"  {why}" for why in found.unreadable.values()]
     lines.append("To try pavdm without published weights, make a small random set: pavdm new-model DIR --size tiny")
     return "\n".join(lines)
 
 
 def _places(directory: Path) -> list[Path]:
-    if not directory.is_dir():
-        return []
-    entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+    try:
+        if not directory.is_dir():
+            return []
+        entries = sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"cannot read the models directory {directory}: {error.strerror or error}") from error
     nested = [directory / folder for part in PARTS for folder in part.folders if "/" in folder]
     folders = [*(entry for entry in entries if entry.is_dir()), *(folder for folder in nested if folder.is_dir())]
     # The directory itself is a place if a network's config.json lies in it; then its files belong to that network.
@@ -220,9 +240,9 @@ def _places(directory: Path) -> list[Path]:
 
 def _part_named(path: Path, directory: Path) -> Part | None:
     """By conventional name: for folders of weights whose contents only loading can tell (pickles, foreign keys)."""
+    if not path.is_dir() or config_type(read_config(path)) is not None:
+        return None
     try:
-        if not path.is_dir() or config_type(read_config(path)) is not None:
-            return None
         weight_files(path)
     except InputError:
         return None
@@ -238,7 +258,8 @@ def _kind(path: Path) -> Kind:
     return identify(Weights(path).stored)
 
 
-def _needs_spatial(vae: tuple[Path, ...]) -> bool:
+def needs_spatial(vae: tuple[Path, ...]) -> bool:
+    """Whether the one candidate for the VAE is a temporal half, which needs an image VAE beside it."""
     try:
         return len(vae) == 1 and _kind(vae[0]) is Kind.TEMPORAL_VAE
     except InputError:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pavdm.errors import InputError
+from pavdm.models.config_checks import as_mapping, as_tuple, check_whole, check_wholes
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,9 @@ class SpatialConfig:
     norm_num_groups: int = 32
 
     def __post_init__(self) -> None:
+        for name in ("in_channels", "out_channels", "latent_channels", "layers_per_block", "norm_num_groups"):
+            check_whole("spatial VAE", name, getattr(self, name))
+        check_wholes("spatial VAE", "block_out_channels", self.block_out_channels)
         check_groups("spatial VAE", self.norm_num_groups, self.block_out_channels)
 
     @property
@@ -50,10 +54,15 @@ class SpatialConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> SpatialConfig:
         """Read a diffusers `AutoencoderKL` config.json; what it leaves out is as in SDXL.
 
-        Raises InputError for block types or an activation that this network does not have.
+        Raises InputError for block types or an activation that this network does not have, and for impossible sizes.
         """
-        blocks = [*config.get("down_block_types", ()), *config.get("up_block_types", ())]
-        foreign = sorted(set(blocks) - {"DownEncoderBlock2D", "UpDecoderBlock2D"})
+        config = as_mapping("spatial VAE", "its configuration", config)
+        blocks = [
+            block
+            for name in ("down_block_types", "up_block_types")
+            for block in as_tuple("spatial VAE", name, config.get(name, ()))
+        ]
+        foreign = [block for block in blocks if block not in ("DownEncoderBlock2D", "UpDecoderBlock2D")]
         if foreign or config.get("act_fn", "silu") not in ("silu", "swish"):
             raise InputError(
                 "spatial VAE: expected an AutoencoderKL of DownEncoderBlock2D, UpDecoderBlock2D and SiLU, "
@@ -61,7 +70,7 @@ class SpatialConfig:
             )
         known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         if "block_out_channels" in known:
-            known["block_out_channels"] = tuple(known["block_out_channels"])
+            known["block_out_channels"] = as_tuple("spatial VAE", "block_out_channels", known["block_out_channels"])
         return cls(**known)
 
     @classmethod

@@ -127,7 +127,8 @@ class STDiT3(nn.Module):
         """What `forward` needs to know of the tokens' places; it serves every model call.
 
         latent_size: (H, W) of the latents. size: (height, width) of the video in pixels.
-        max_frames: longest window in latent frames.
+        max_frames: longest window in latent frames for which rotations are kept ready; `forward` computes those of
+        a longer one anew.
         """
         _, patch_height, patch_width = self.config.patch_size
         rows, columns = -(-latent_size[0] // patch_height), -(-latent_size[1] // patch_width)
@@ -179,10 +180,13 @@ class STDiT3(nn.Module):
         embedding = self.t_embedder(distinct, dtype) + rate  # (U, C)
         modulation = self.t_block(embedding).unflatten(1, (6, -1))
 
+        temporal = positions.temporal
+        if len(temporal) < length:
+            temporal = rotations(length, self.config.head_dim, device)
         runs = text_runs(texts, [context.num_tokens for context in contexts])
         x = self._embed(latents.to(dtype), positions.spatial, bound)
         for index, block in enumerate(self.blocks()):
-            rotation = positions.temporal[:length] if index % 2 else None
+            rotation = temporal[:length] if index % 2 else None
             keys = [torch.stack([contexts[i].keys[index] for i in run.texts]) for run in runs]
             values = [torch.stack([contexts[i].values[index] for i in run.texts]) for run in runs]
             text = list(zip(runs, keys, values, strict=True))

@@ -9,11 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from pavdm.errors import InputError
+from pavdm.models.config_checks import as_tuple, check_flag, check_fraction, check_positive, check_whole, check_wholes
+
+COUNTS = ("in_channels", "hidden_size", "depth", "num_heads", "caption_channels", "model_max_length", "input_sq_size")
 
 
 @dataclass(frozen=True)
 class STDiT3Config:
-    """Shape of the network; names and defaults are those of the config.json of hpcai-tech/OpenSora-STDiT-v3."""
+    """Shape of the network; names and defaults are those of the config.json of hpcai-tech/OpenSora-STDiT-v3.
+
+    Raises InputError for a value of another type, out of range, or that does not go with the others.
+    """
 
     in_channels: int = 4
     hidden_size: int = 1152
@@ -29,6 +35,13 @@ class STDiT3Config:
     class_dropout_prob: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in COUNTS:
+            check_whole("STDiT3", name, getattr(self, name))
+        check_wholes("STDiT3", "patch_size", self.patch_size)
+        check_positive("STDiT3", "mlp_ratio", self.mlp_ratio)
+        check_flag("STDiT3", "pred_sigma", self.pred_sigma)
+        check_flag("STDiT3", "qk_norm", self.qk_norm)
+        check_fraction("STDiT3", "class_dropout_prob", self.class_dropout_prob)
         if self.hidden_size % (2 * self.num_heads) or self.hidden_size % 4:
             raise InputError(
                 f"STDiT3 needs a hidden_size that is a multiple of 4 and of 2 * num_heads; got hidden_size"
@@ -54,7 +67,7 @@ class STDiT3Config:
         known = {field.name for field in dataclasses.fields(cls)}
         chosen = {name: value for name, value in values.items() if name in known}
         if "patch_size" in chosen:
-            chosen["patch_size"] = tuple(chosen["patch_size"])
+            chosen["patch_size"] = as_tuple("STDiT3", "patch_size", chosen["patch_size"])
         return cls(**chosen)
 
     @classmethod

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pavdm.errors import InputError
+from pavdm.models.config_checks import as_mapping, as_tuple, check_flag, check_whole, check_wholes
 from pavdm.models.spatial_vae import check_groups, count_children, fitting_groups, key_shape
 
 
@@ -34,6 +35,11 @@ class TemporalConfig:
     num_groups: int = 32
 
     def __post_init__(self) -> None:
+        for name in ("in_out_channels", "latent_embed_dim", "embed_dim", "filters", "num_res_blocks", "num_groups"):
+            check_whole("temporal VAE", name, getattr(self, name))
+        check_wholes("temporal VAE", "channel_multipliers", self.channel_multipliers)
+        for flag in as_tuple("temporal VAE", "temporal_downsample", self.temporal_downsample):
+            check_flag("temporal VAE", "each of temporal_downsample", flag)
         check_groups("temporal VAE", self.num_groups, (self.filters, *self.widths))
         if len(self.temporal_downsample) != len(self.channel_multipliers) - 1:
             raise InputError(
@@ -53,11 +59,15 @@ class TemporalConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> TemporalConfig:
-        """Read Open-Sora's constructor arguments; what is left out is as in v1.2."""
+        """Read Open-Sora's constructor arguments; what is left out is as in v1.2.
+
+        Raises InputError for impossible sizes.
+        """
+        config = as_mapping("temporal VAE", "its configuration", config)
         known = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
         for name in ("channel_multipliers", "temporal_downsample"):
             if name in known:
-                known[name] = tuple(known[name])
+                known[name] = as_tuple("temporal VAE", name, known[name])
         return cls(**known)
 
     @classmethod

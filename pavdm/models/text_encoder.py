@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.models.config_checks import check_positive, check_whole
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,18 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+# Of a whole T5: its decoder, its output layer, and the table that encoder and decoder share.
+OF_A_WHOLE_T5 = ("decoder.", "lm_head.", "shared.", "encoder.embed_tokens.")
+SIZES = (
+    "d_model",
+    "d_kv",
+    "d_ff",
+    "num_layers",
+    "num_heads",
+    "vocab_size",
+    "relative_attention_num_buckets",
+    "relative_attention_max_distance",
+)
 
 
 class TextEncoder:
@@ -47,8 +60,7 @@ class TextEncoder:
     ) -> TextEncoder:
         """Raises InputError, naming the file, if something in `directory` is missing, foreign or damaged."""
         directory = Path(directory)
-        config = _read_config(directory)
-        _check_weight_files(directory)
+        config = check_files(directory)
         with quiet_transformers():
             tokenizer = _load_tokenizer(directory, config)
             model = _load_model(directory, dtype)
@@ -105,6 +117,20 @@ def quiet_transformers() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+def check_files(directory: Path) -> dict[str, Any]:
+    """The content of config.json, after the checks that `TextEncoder.load` makes before it reads the weights.
+
+    Raises InputError if config.json, a file of weights or the tokenizer is missing or cannot be right.
+    """
+    config = _read_config(directory)
+    _check_weight_files(directory)
+    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
+        raise InputError(
+            f"the text encoder in {directory} has no tokenizer: expected {' or '.join(TOKENIZER_FILES)}; download it"
+        )
+    return config
+
+
 def _read_config(directory: Path) -> dict[str, Any]:
     if not directory.is_dir():
         raise InputError(
@@ -116,7 +142,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
         raise InputError(f"the text encoder in {directory} has no config.json: download it again, whole")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is no valid JSON ({error}): download it again") from error
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if model_type != "t5":
@@ -124,6 +150,11 @@ def _read_config(directory: Path) -> dict[str, Any]:
             f'{path} should describe a T5 text encoder ("model_type": "t5"), it says {model_type!r}: '
             f"put a model such as DeepFloyd/t5-v1_1-xxl there"
         )
+    for name in SIZES:
+        if name in config:  # what T5's configuration leaves out has transformers' default
+            check_whole(str(path), name, config[name])
+    if "layer_norm_epsilon" in config:
+        check_positive(str(path), "layer_norm_epsilon", config["layer_norm_epsilon"], most=1.0)
     return config
 
 
@@ -164,10 +195,6 @@ def _check_weight_files(directory: Path) -> None:
 def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:
     from transformers import AutoTokenizer
 
-    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
-        raise InputError(
-            f"the text encoder in {directory} has no tokenizer: expected {' or '.join(TOKENIZER_FILES)}; download it"
-        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
     # `tokenizers` and `sentencepiece` raise bare Exception and RuntimeError for a damaged file.
@@ -200,15 +227,28 @@ def _load_model(directory: Path, dtype: torch.dtype) -> Any:
     model_class: Any = transformers.T5EncoderModel  # its annotations do not know of the loading info
     try:
         model, info = model_class.from_pretrained(str(directory), local_files_only=True, **options)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    # An unknown activation is a KeyError; a field of another type whatever it provokes.
+    except (
+        OSError,
+        ArithmeticError,
+        AttributeError,
+        EOFError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         raise InputError(
             f"the text encoder's weights in {directory} could not be loaded: they are damaged, or do not fit "
             f"config.json ({error}); download the directory again"
         ) from error
     missing = sorted(info["missing_keys"])
-    if missing:
-        raise InputError(
-            f"the weights in {directory} are not those of the T5 encoder that config.json describes: "
-            f"{len(missing)} tensors are missing, such as {', '.join(missing[:3])}; download the directory again"
-        )
+    unexpected = sorted(key for key in info["unexpected_keys"] if not key.startswith(OF_A_WHOLE_T5))
+    for keys, what in ((missing, "are missing"), (unexpected, "have no place in it")):
+        if keys:
+            raise InputError(
+                f"the weights in {directory} are not those of the T5 encoder that config.json describes: "
+                f"{len(keys)} tensors {what}, such as {', '.join(keys[:3])}; download the directory again"
+            )
     return model

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from pavdm.errors import InputError
+from pavdm.models.config_checks import check_numbers, check_positive, check_whole
 from pavdm.models.spatial_vae import SpatialConfig, SpatialVAE
 from pavdm.models.temporal_vae import TemporalConfig, TemporalVAE
 
@@ -49,6 +50,11 @@ class VAEConfig:
     shift: tuple[float, ...] = (-0.10, 0.34, 0.27, 0.98)
 
     def __post_init__(self) -> None:
+        check_whole("VAE", "micro_frame_size", self.micro_frame_size)
+        check_whole("VAE", "spatial micro batch", self.spatial_micro_batch)
+        check_positive("VAE", "spatial_scaling_factor", self.spatial_scaling_factor)
+        check_numbers("VAE", "scale", self.scale, zero=False)
+        check_numbers("VAE", "shift", self.shift)
         if not len(self.scale) == len(self.shift) == self.temporal.embed_dim:
             raise InputError(
                 f"VAE: expected scale and shift with {self.temporal.embed_dim} numbers each, one a channel, "
@@ -58,12 +64,6 @@ class VAEConfig:
             raise InputError(
                 f"VAE: expected a temporal VAE of {self.spatial.latent_channels} channels, as the spatial "
                 f"VAE's latents have, got {self.temporal.in_out_channels}; take both parts from one model"
-            )
-        counts = (self.micro_frame_size, self.spatial_micro_batch)
-        if not all(isinstance(count, int) and count > 0 for count in counts):
-            raise InputError(
-                "VAE: expected whole numbers above 0 as micro_frame_size and spatial micro batch, "
-                f"got {counts}; correct its config.json (published: 17 and 4)"
             )
 
     @property
@@ -75,7 +75,7 @@ class VAEConfig:
     def from_dict(cls, config: Mapping[str, Any]) -> VAEConfig:
         """Read a config.json: `to_dict`'s layout, or Open-Sora's own, which names its networks without sizes.
 
-        Raises InputError if it is neither.
+        Raises InputError if it is neither, and for impossible values.
         """
         numbers = {name: config[name] for name in ("micro_frame_size", "spatial_scaling_factor") if name in config}
         for name in ("scale", "shift"):
@@ -83,21 +83,22 @@ class VAEConfig:
                 value = config[name]
                 numbers[name] = tuple(value) if isinstance(value, (list, tuple)) else (value,)
         if "spatial_config" in config and "temporal_config" in config:
-            if config.get("spatial_micro_batch"):
+            if config.get("spatial_micro_batch") is not None:
                 numbers["spatial_micro_batch"] = config["spatial_micro_batch"]
             return cls(
                 spatial=SpatialConfig.from_dict(config["spatial_config"]),
                 temporal=TemporalConfig.from_dict(config["temporal_config"]),
                 **numbers,
             )
-        networks = [(config.get(part) or {}).get("type") for part in ("vae_2d", "vae_temporal")]
+        parts = [config.get(name) for name in ("vae_2d", "vae_temporal")]
+        networks = [part.get("type") if isinstance(part, Mapping) else None for part in parts]
         if networks != ["VideoAutoencoderKL", "VAE_Temporal_SD"]:
             raise InputError(
                 "VAE config.json: expected Open-Sora v1.2's (vae_2d VideoAutoencoderKL, vae_temporal "
                 "VAE_Temporal_SD) or one with spatial_config and temporal_config, got types "
                 f"{networks} and keys {sorted(config)}; use the config.json of hpcai-tech/OpenSora-VAE-v1.2"
             )
-        if config["vae_2d"].get("micro_batch_size"):
+        if config["vae_2d"].get("micro_batch_size") is not None:
             numbers["spatial_micro_batch"] = config["vae_2d"]["micro_batch_size"]
         return cls(temporal=TemporalConfig.from_dict(config["vae_temporal"]), **numbers)
 

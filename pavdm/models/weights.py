@@ -10,10 +10,10 @@ import hashlib
 import json
 import math
 import pickle
+import stat
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.models.header import Stored, check_start, read_header
 
 SAFETENSORS = ".safetensors"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -50,98 +51,16 @@ EMA_PREFIXES = ("ema_model.", "ema.")
 PREFIXES = (*EMA_PREFIXES, "_orig_mod.", "module.", "model.diffusion_model.", "model.")
 
 MAPPED_BYTES = 64 * 2**20  # pages of a mapped file stay resident until unmapped: map again after this many
-MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 SAMPLE_BYTES = 1024  # of each tensor, in a fingerprint
-
-_ITEM_BITS = {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F16": 16, "BF16": 16, "I16": 16, "U16": 16}
-_ITEM_BITS |= {"F32": 32, "I32": 32, "U32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64}
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One tensor in a file: the name it has there, its shape, safetensors' name of its type (F32, BF16), its size."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    num_bytes: int
-    file: Path
-
-
-@dataclass(frozen=True)
-class Header:
-    """Header of a safetensors file: tensors by name, free-text metadata, its raw bytes and where the data begins."""
-
-    tensors: Mapping[str, Stored]
-    offsets: Mapping[str, int]
-    metadata: Mapping[str, str]
-    raw: bytes
-    data_start: int
-
-
-def read_header(file: Path) -> Header:
-    """Read and check the header of a safetensors file, without touching the data.
-
-    Raises InputError if the file is empty, cut short, or no safetensors file.
-    """
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            start = handle.read(8)
-            length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            raw = handle.read(length) if 0 < length <= min(size - 8, MAX_HEADER_BYTES) else b""
-    except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    _check_start(file, start)
-    # A real header is JSON; a length beyond the file means a cut file only where that JSON has begun.
-    if not raw:
-        begun = _starts_like_json(file)
-        what = "is cut short (its header is not complete)" if begun else "is not a safetensors file"
-        raise InputError(f"{file} {what}; it holds {size} bytes. Download or copy it again.")
-    try:
-        fields = json.loads(raw)
-        metadata = fields.pop("__metadata__", {})
-        offsets = {name: int(entry["data_offsets"][0]) for name, entry in fields.items()}
-        tensors = {
-            name: Stored(
-                name,
-                tuple(int(n) for n in entry["shape"]),
-                str(entry["dtype"]),
-                int(entry["data_offsets"][1]) - int(entry["data_offsets"][0]),
-                file,
-            )
-            for name, entry in fields.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InputError(
-            f"{file} is not a safetensors file (its header cannot be read). Is it another format?"
-        ) from error
-    data_start = 8 + length
-    expected = data_start + max((offsets[name] + tensors[name].num_bytes for name in tensors), default=0)
-    if size < expected:
-        raise InputError(
-            f"{file} is cut short: its header announces {expected} bytes, {size} are there. Download or copy it again."
-        )
-    for tensor in tensors.values():
-        if tensor.num_bytes * 8 != math.prod(tensor.shape) * _ITEM_BITS.get(tensor.dtype, 8) or size > expected:
-            raise InputError(f"{file} is damaged: header and data do not agree. Download or copy it again.")
-    return Header(tensors, offsets, metadata, raw, data_start)
-
-
-def _check_start(file: Path, start: bytes) -> None:
-    """Refuse what a download may leave instead of weights, whatever their format. start: the file's first 8 bytes."""
-    if not start:
-        raise InputError(f"{file} is empty (0 bytes). Download or copy it again.")
-    if start == b"version ":
-        raise InputError(
-            f"{file} is a Git LFS pointer, not the weights themselves. Fetch it with `git lfs pull` or `hf download`."
-        )
-
-
-def _starts_like_json(file: Path) -> bool:
-    with file.open("rb") as handle:
-        handle.seek(8)
-        return handle.read(2) == b'{"'
+# What lies beside weights and changes what they compute: the configuration, and a text encoder's tokenizer.
+COMPANIONS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "spiece.model",
+)
 
 
 def weight_files(path: str | Path) -> tuple[Path, ...]:
@@ -150,13 +69,28 @@ def weight_files(path: str | Path) -> tuple[Path, ...]:
     Raises InputError if there is none, if shards are missing, or if a folder leaves the choice open.
     """
     path = Path(path)
-    if not path.exists():
-        raise InputError(f"no such file or folder: {path}. Expected a checkpoint file, or a folder that holds one.")
+    check_path(path, "a checkpoint file, or a folder that holds one")
     if path.is_dir():
-        return weight_files(_file_in(path))
+        try:
+            return weight_files(_file_in(path))
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     if path.name.endswith(INDEX):
         return _shards(path)
     return (path,)
+
+
+def check_path(path: Path, expected: str) -> None:
+    """Raise InputError unless a file or a folder is there; whoever opens a pipe or a device may wait for ever."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"no such file or folder: {path}. Expected {expected}.") from error
+    except (OSError, ValueError) as error:  # the name is too long, or holds a zero byte; no permission
+        why = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot read {str(path)!r}: {why or error}. Expected {expected}.") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise InputError(f"{path} is a pipe, a socket or a device, not a file or a folder. Expected {expected}.")
 
 
 def _file_in(folder: Path) -> Path:
@@ -179,7 +113,7 @@ def _file_in(folder: Path) -> Path:
 def _shards(index: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"{index} is not an index of weight files (no readable 'weight_map').") from error
     # Only plain names: an index is foreign input and must not lead out of its folder.
     foreign = [name for name in names if not isinstance(name, str) or Path(name).name != name]
@@ -313,7 +247,7 @@ def _load_pickle(file: Path) -> dict[str, Tensor]:
             start = handle.read(8)
     except OSError as error:
         raise InputError(f"cannot read {file}: {error.strerror or error}") from error
-    _check_start(file, start)
+    check_start(file, start)
     try:
         # Files written before torch 1.6 are no zip archives and cannot be mapped.
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
@@ -352,13 +286,16 @@ def _describe(name: str, tensor: Tensor, file: Path) -> Stored:
 
 
 def fingerprint(path: str | Path) -> str:
-    """Identity of the weights as 64 hex digits, in a moment whatever the size: the files are sampled, not read.
+    """Identity of a network as 64 hex digits, in a moment whatever the size: the weights are sampled, not read.
 
-    Hashes sizes, headers and the first bytes of every tensor (safetensors), or of evenly spaced blocks (pickles).
-    Neither the place nor the name of the files matters.
+    Hashes sizes, headers and the first bytes of every tensor (safetensors), or of evenly spaced blocks (pickles); and
+    whole, where they lie beside the weights, the config.json and the files of a tokenizer: they change the video as
+    much. Neither the place nor the name of the weights matters, nor how the JSON is laid out.
+    Raises InputError for what is missing or no readable checkpoint.
     """
+    files = weight_files(path)
     digest = hashlib.sha256()
-    for file in weight_files(path):
+    for file in files:
         size = file.stat().st_size
         digest.update(struct.pack("<Q", size))
         if file.suffix == SAFETENSORS:
@@ -371,4 +308,23 @@ def fingerprint(path: str | Path) -> str:
             for start in starts:
                 handle.seek(start)
                 digest.update(handle.read(SAMPLE_BYTES))
+    for name in COMPANIONS:
+        companion = files[0].parent / name
+        if companion.is_file():
+            content = _canonical(companion)
+            digest.update(struct.pack("<Q", len(content)) + name.encode() + content)
     return digest.hexdigest()
+
+
+def _canonical(file: Path) -> bytes:
+    """Content of a small file; of JSON the same bytes whatever the order of its keys and its white space."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror or error}") from error
+    if file.suffix != ".json":
+        return content
+    try:
+        return json.dumps(json.loads(content), sort_keys=True, separators=(",", ":")).encode()
+    except (ValueError, RecursionError):
+        return content  # whoever loads the network says what is wrong with it

@@ -50,9 +50,9 @@ class Progress:
 
 
 class Interrupted(Exception):
-    """The caller asked to stop; `state` is where to go on from."""
+    """The caller asked to stop; `state` is where to go on from, None if nothing was begun."""
 
-    def __init__(self, state: WindowState) -> None:
+    def __init__(self, state: WindowState | None = None) -> None:
         super().__init__("sampling was interrupted")
         self.state = state
 

@@ -143,8 +143,8 @@ class ReplacementLoop:
 
     clip_latents: latents of each clip. condition_latents: latents kept from the clip before (`condition_frame_length`).
     edit_ratio: 0 keeps them as they are (`condition_frame_edit`).
-    reencode: applied to the conditioning latents before each loop; the published loop decodes the finished clip and
-    encodes it again. None carries the latents.
+    reencode: reencode(loop, latents) -> latents, applied to the latents that a loop takes over from the one before; the
+    published loop decodes the finished clip and encodes it again. None carries the latents.
     """
 
     clip_latents: int = 15
@@ -153,7 +153,7 @@ class ReplacementLoop:
     shift: float | None = None
     align: int | None = 5
     edit_ratio: float = 0.0
-    reencode: Callable[[Tensor], Tensor] | None = None
+    reencode: Callable[[int, Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.condition_latents < self.clip_latents:
@@ -197,7 +197,8 @@ def extend(
         if conditioning is not None:
             if conditioning.shape[2] < kept:
                 raise InputError(f"the loop keeps {kept} latents, but only {conditioning.shape[2]} came")
-            reference = conditioning if loop.reencode is None else loop.reencode(conditioning)
+            own_clip = index == 0  # what the first loop keeps was not generated
+            reference = conditioning if own_clip or loop.reencode is None else loop.reencode(index, conditioning)
             rule = MaskRule(index, 0, -kept, 0, kept, loop.edit_ratio)
             placed = [
                 apply_mask_strategy(z, [ref], [rule], index, loop.align)

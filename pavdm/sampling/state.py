@@ -119,7 +119,7 @@ def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike[str], metad
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         save_file(tensors, temporary, metadata)
-        with temporary.open("rb") as file:
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
@@ -153,7 +153,10 @@ def load_state(
         raise InputError(f"{path} is a safetensors file, but no PA-VDM state: its header has no {METADATA_KEY!r}")
     try:
         state = _from_header(json.loads(metadata), tensors)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        _check(state)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise InputError(f"the state file {path} is damaged or of another version: {error}") from error
         raise InputError(f"the state file {path} has a header that cannot be read: {error!r}") from error
     if expected is not None:
         state = _reconcile(path, state, expected, override)
@@ -198,6 +201,28 @@ def _from_header(header: dict[str, Any], tensors: dict[str, Tensor]) -> WindowSt
     )
 
 
+def _check(state: WindowState) -> None:
+    """Raise InputError for a header whose parts contradict each other or the tensors."""
+    numbers = {"call": state.call, "first_chunk": state.first_chunk, "total": state.total or 0}
+    for name, number in numbers.items():
+        if not isinstance(number, int) or (name != "first_chunk" and number < 0):
+            raise InputError(f"{name} is {number!r}")
+    if state.window.ndim != 5 or (state.clean is not None and state.clean.ndim != 5):
+        raise InputError("its latents are not (B, C, T, H, W)")
+    row = state.row
+    due = (state.call - 1) // state.schedule.calls_per_chunk + 1
+    entered = due if state.total is None else min(due, state.total)
+    chunks = 0 if row is None else entered - row.first
+    if state.window.shape[2] != chunks * state.schedule.chunk_latents:
+        raise InputError(
+            f"its window holds {state.window.shape[2]} latents where model call {state.call} has {chunks} chunks"
+        )
+    if [len(texts) for texts in state.window_texts] != [chunks] * len(state.seeds):
+        raise InputError("it does not name the text of every chunk")
+    if not isinstance(state.settings, dict):
+        raise InputError("its settings are no table")
+
+
 def _reconcile(path: Path, saved: WindowState, expected: WindowState, override: bool) -> WindowState:
     fixed = _differences(_fixed(saved), _fixed(expected))
     if fixed:
@@ -215,6 +240,7 @@ def _reconcile(path: Path, saved: WindowState, expected: WindowState, override: 
         saved,
         seeds=expected.seeds,
         prompts=expected.prompts,
+        chunk_seconds=expected.chunk_seconds,
         prompt_switch=expected.prompt_switch,
         settings=expected.settings,
     )
@@ -222,7 +248,8 @@ def _reconcile(path: Path, saved: WindowState, expected: WindowState, override: 
 
 def _fixed(state: WindowState) -> dict[str, Any]:
     batch, channels, _, height, width = state.window.shape
-    return asdict(state.schedule) | {"batch": batch, "channels": channels, "latent size": f"{height}x{width}"}
+    shape = {"batch": batch, "channels": channels, "latent size": f"{height}x{width}"}
+    return asdict(state.schedule) | shape | {"first chunk": state.first_chunk}
 
 
 def _free(state: WindowState) -> dict[str, Any]:

@@ -129,15 +129,18 @@ def test_going_on_at_a_later_loop_equals_not_having_stopped():
 
 
 def test_the_published_reencoding_is_applied_to_what_is_kept():
-    loop = ReplacementLoop(steps=1, reencode=lambda latents: latents * 0 + 9)
+    loop = ReplacementLoop(steps=1, reencode=lambda index, latents: latents * 0 + 9 * index)
     inputs = []
 
     def velocity(latents, timesteps, texts, frame_mask=None):
         inputs.append(latents.clone())
         return torch.zeros_like(latents)
 
-    next(extend(loop, velocity, torch.randn(1, 2, 5, 3, 4), shape=SHAPE, texts_for=lambda i: ("a",), noise=noise))
-    assert torch.all(inputs[0][:, :, :5] == 9)
+    clip = torch.randn(1, 2, 5, 3, 4)
+    clips = extend(loop, velocity, clip, shape=SHAPE, texts_for=lambda i: ("a",), noise=noise)
+    list(itertools.islice(clips, 2))
+    assert torch.equal(inputs[0][:, :, :5], clip)  # the clip was never generated
+    assert torch.all(inputs[1][:, :, :5] == 9)
 
 
 def test_impossible_loops_are_refused():
