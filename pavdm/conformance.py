@@ -30,6 +30,8 @@ from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import Texts
+from pavdm.training.objective import TrainedVelocity
+from pavdm.training.windows import TrainingWindows, WindowDraw, WindowPlan
 
 TOLERANCE = 1e-4
 FPS = 24.0
@@ -74,11 +76,6 @@ def _model(directory: Path) -> Iterator[Result]:
     yield from _forward_bf16(directory, model)
     yield from _progressive(directory, model, network)
     yield from _rectified_flow(directory, model, network)
-
-
-def _training_loss(directory: Path) -> Iterator[Result]:
-    for case in json.loads((directory / "training_loss.json").read_text("utf-8")):
-        yield Result(f"training_loss.{case['name']}", None, "skipped")
 
 
 def _judge(name: str, out: Tensor, reference: Tensor, exact: bool = True) -> Result:
@@ -289,6 +286,49 @@ def _text_cleaning(directory: Path) -> Iterator[Result]:
             and captions.add_scores(prompt, 5.2, 3.0, "pan left") == case["with_all"]
         )
         yield Result(f"text_cleaning.{i:02d}", 0.0 if exact else 1.0, "ok" if exact else "FAIL")
+
+
+def _training_loss(directory: Path) -> Iterator[Result]:
+    """One batch of every published noise pattern through the window, the network (that of model.json) and the loss."""
+    path = directory / "training_loss.safetensors"
+    if not (path.is_file() and (directory / "model.json").is_file()):
+        return
+    data = load_file(path)
+    network = _network(directory, json.loads((directory / "model.json").read_text("utf-8")), torch.float32)
+    for case in json.loads((directory / "training_loss.json").read_text("utf-8")):
+        name = f"training_loss.{case['name']}"
+        yield _guarded(name, lambda case=case, name=name: _training_loss_case(name, case, data, network))  # type: ignore[misc]
+
+
+@torch.no_grad()
+def _training_loss_case(name: str, case: dict[str, Any], data: dict[str, Tensor], network: STDiT3) -> Result:
+    key, pattern, chunk, clean = case["name"], case["noise_pattern"], case["chunk"], case["overlapped_conditioning"]
+    x0, size = data[f"{key}.x_start"], (case["height"], case["width"])
+    batch, noisy_chunks = x0.shape[0], case["latents"] // chunk - clean
+    windows = TrainingWindows(
+        Schedule(noisy_chunks, chunk, case["steps"], overlap=clean, variable_length=False),
+        pattern,
+        variance_scale=case["linear_variance_scale"],
+        shift_scale=case["linear_shift_scale"],
+    )
+    draws = iter([data[f"{key}.draw.{i}"] for i in range(len(case["draws"]))])
+    zeros = torch.zeros(batch)
+    draw = WindowDraw(
+        stage=torch.full((batch,), case["stage"] or 0),
+        first=torch.zeros(batch, dtype=torch.long),
+        variance=next(draws).expand(batch, -1) if "variance" in pattern else zeros[:, None],
+        shift=next(draws).flatten().expand(batch) if "shift" in pattern else zeros,
+        noise=next(draws),
+    )
+    # The published ratio counts the latents of the clip's frames, also where there is no clean chunk.
+    shift = timestep_shift(*size, int(case["num_frames"]) // 17 * 5)
+    noised = windows.noised(x0, WindowPlan(noisy_chunks, 0, clean), draw, shift)
+    texts = [_tokens(embedding, data[f"{key}.text_mask"]) for embedding in data[f"{key}.y"]]
+    loss = noised.loss(TrainedVelocity(network)(noised, texts, fps=FPS, size=size))
+    if not torch.equal(noised.timesteps, data[f"{key}.timestep"]):
+        return Result(name, relative_error(noised.timesteps, data[f"{key}.timestep"]), "FAIL (timesteps differ)")
+    noise_added = _judge(name, noised.latents, data[f"{key}.x_t"])
+    return _judge(name, loss, data[f"{key}.loss"]) if noise_added.verdict == "ok" else noise_added
 
 
 _PARTS: dict[str, Callable[[Path], Iterator[Result]]] = {

@@ -13,6 +13,10 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("pavdm", deadline=None)  # tests are never timed
+settings.load_profile("pavdm")
 
 FETCH_CLIPS = Path(__file__).resolve().parent.parent / "scripts" / "clips.py"
 

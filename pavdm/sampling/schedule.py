@@ -34,7 +34,7 @@ def timestep_shift(height: int, width: int, latent_frames: int) -> float:
     return float(space * time)
 
 
-def warp(timesteps: Tensor, shift: float) -> Tensor:
+def warp(timesteps: Tensor, shift: float | Tensor) -> Tensor:
     """Timestep transform of `timesteps` (any shape, 0..1000) with ratio `shift`; 1.0 leaves them as they are."""
     t = timesteps / NUM_TIMESTEPS
     return shift * t / (1 + (shift - 1) * t) * NUM_TIMESTEPS

@@ -1,0 +1,96 @@
+"""Which clips there are to train on, and their captions: CSV, JSON lines, or a folder of clips with .txt beside."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pavdm.errors import InputError
+
+
+@dataclass(frozen=True)
+class CaptionedClip:
+    """A video file and its caption."""
+
+    path: Path
+    text: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A clip that is not trained on, and why."""
+
+    path: Path
+    reason: str
+
+
+def read_clip_list(source: str | Path) -> tuple[list[CaptionedClip], list[Skipped]]:
+    """All clips that `source` names, in its order (a folder's, by name), and those left out for want of a caption.
+
+    source: a .csv with the columns `path` and `text` (more are allowed), as Open-Sora's; a .jsonl with these keys; or a
+        folder, searched to any depth, where NAME.txt holds the caption of NAME.mp4 (or any other ending).
+    Relative paths start at the list's folder; if nothing is there, at the current one, as Open-Sora's do.
+
+    Raises InputError, with the line, for a list that cannot be read or names nothing.
+    """
+    source = Path(source)
+    skipped: list[Skipped] = []
+    try:
+        if source.is_dir():
+            clips = list(_from_folder(source, skipped))
+        elif source.suffix.lower() == ".csv":
+            clips = list(_from_rows(source, _csv_rows(source)))
+        elif source.suffix.lower() in (".jsonl", ".ndjson"):
+            clips = list(_from_rows(source, _json_rows(source)))
+        else:
+            raise InputError(f"{source}: expected a .csv or .jsonl file, or a folder of clips with .txt files beside")
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror or error}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{source} is not text in UTF-8 of the expected form: {error}") from error
+    if not clips:
+        raise InputError(f"{source} names no clip with a caption; {len(skipped)} files have none")
+    return clips, skipped
+
+
+def _csv_rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with source.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield reader.line_num, row
+
+
+def _json_rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with source.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{source}, line {number}: not JSON ({error.msg})") from error
+            yield number, row if isinstance(row, dict) else {}
+
+
+def _from_rows(source: Path, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> Iterator[CaptionedClip]:
+    for number, row in rows:
+        path, text = row.get("path"), row.get("text")
+        if not isinstance(path, str) or not path or not isinstance(text, str):
+            raise InputError(f"{source}, line {number}: expected the fields path and text, got {dict(row)!r:.100}")
+        beside = source.parent / path
+        yield CaptionedClip(beside if beside.exists() or not Path(path).exists() else Path(path), text.strip())
+
+
+def _from_folder(folder: Path, skipped: list[Skipped]) -> Iterator[CaptionedClip]:
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() == ".txt" or path.name.startswith(".") or not path.is_file():
+            continue
+        caption = path.with_suffix(".txt")
+        if caption.is_file():
+            yield CaptionedClip(path, caption.read_text(encoding="utf-8-sig").strip())
+        else:
+            skipped.append(Skipped(path, f"no caption: {caption.name} is not beside it"))

@@ -1,0 +1,209 @@
+"""Batches of clips from video files: sorted into buckets of one size and length, decoded in workers, in a fixed order.
+
+    clips, uncaptioned = read_clip_list("clips.csv")
+    dataset, skipped = ClipDataset.survey(clips, [Bucket("240p", 119, 2)])
+    order = dataset.batches(epoch, seed=0, rank=rank, world_size=world_size)[done_before:]
+    loader = DataLoader(dataset, batch_sampler=order, collate_fn=collate, num_workers=4)
+
+Which clips, in which order, from which moment on, is decided by (seed, epoch) and nothing else: a run that starts again
+in the middle of an epoch goes on with the same batches. What does not decode is skipped and listed, and ends no run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size
+from pavdm.errors import InputError
+from pavdm.training.clip_list import CaptionedClip, Skipped
+from pavdm.video_reader import VideoInfo, probe, read_frames
+
+Array = np.ndarray
+MIN_AREA = 0.8  # of a bucket's: smaller clips are not blown up (Open-Sora's own bound)
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Clips of one resolution and length. resolution: a name of `pavdm.buckets`, whose 17 aspects are all used, or
+    HEIGHTxWIDTH. num_frames: after resampling; multiples of 17 suit the VAE. batch_size: clips of a batch."""
+
+    resolution: str
+    num_frames: int
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_frames < 1 or self.batch_size < 1:
+            raise InputError(
+                f"a bucket has at least 1 frame and 1 clip a batch: got {self.num_frames} and {self.batch_size}"
+            )
+        self.size(1.0)
+
+    def size(self, aspect: float) -> tuple[int, int]:
+        """(height, width) for clips `aspect` times as high as wide: that of the nearest aspect."""
+        if self.resolution not in RESOLUTIONS:
+            return parse_size(self.resolution)
+        sizes = (bucket_size(self.resolution, name) for name in ASPECTS)
+        return min(sizes, key=lambda size: abs(np.log(size[0] / size[1] / aspect)))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A clip in its place: decoded at `size` (height, width), `num_frames` of the `available` at the dataset's rate."""
+
+    clip: CaptionedClip
+    size: tuple[int, int]
+    num_frames: int
+    available: int
+    batch_size: int
+
+    @property
+    def key(self) -> tuple[tuple[int, int], int, int]:
+        """Clips with equal keys fit one batch."""
+        return self.size, self.num_frames, self.batch_size
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """frames: uint8 (F, H, W, 3), RGB. skipped: what was tried first and did not decode."""
+
+    frames: Array
+    text: str
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """pixels: (B, 3, F, H, W) fp32 in [-1, 1]. texts: B captions."""
+
+    pixels: Tensor
+    texts: tuple[str, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+class ClipDataset(Dataset[Sample]):
+    """Clips by (index, seed): the seed chooses the moment at which the sample starts."""
+
+    def __init__(self, entries: Sequence[Entry], fps: float) -> None:
+        self.entries = list(entries)
+        self.fps = fps
+
+    @classmethod
+    def survey(
+        cls, clips: Sequence[CaptionedClip], buckets: Sequence[Bucket], fps: float = 24.0, num_threads: int = 4
+    ) -> tuple[ClipDataset, list[Skipped]]:
+        """Look at every file, decode its first frame, and give it the largest bucket that it fills, of these the one
+        nearest to its aspect, of these the longest.
+
+        fps: all clips are resampled to this rate, so that the model is told the true one.
+        Raises InputError if no clip is left.
+        """
+        entries, skipped = [], []
+        with ThreadPoolExecutor(num_threads) as pool:
+            for clip, found in zip(clips, pool.map(_probed, [clip.path for clip in clips]), strict=True):
+                entry = _placed(clip, found, buckets, fps) if isinstance(found, VideoInfo) else found
+                if isinstance(entry, Entry):
+                    entries.append(entry)
+                else:
+                    skipped.append(Skipped(clip.path, entry))
+        if not entries:
+            first = f"; the first: {skipped[0].path}: {skipped[0].reason}" if skipped else ""
+            raise InputError(f"none of {len(clips)} clips can be trained on{first}")
+        return cls(entries, fps), skipped
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, item: tuple[int, int]) -> Sample:
+        """Sample (index, seed). A clip that does not decode is replaced by the next that fits the batch.
+
+        Raises InputError if none of these decodes.
+        """
+        index, seed = item
+        key = self.entries[index].key
+        skipped: list[Skipped] = []
+        for step in range(len(self.entries)):
+            entry = self.entries[(index + step) % len(self.entries)]
+            if entry.key != key:
+                continue
+            try:
+                return Sample(self._frames(entry, seed), entry.clip.text, tuple(skipped))
+            except InputError as error:
+                skipped.append(Skipped(entry.clip.path, str(error)))
+        raise InputError(f"not one of {len(skipped)} clips decodes; the first: {skipped[0].path}: {skipped[0].reason}")
+
+    def _frames(self, entry: Entry, seed: int) -> Array:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = int(torch.randint(entry.available - entry.num_frames + 1, (1,), generator=generator))
+        taken: list[Array] = []
+        for start in (drawn, 0):  # from the beginning if the container promised more than decodes
+            frames = read_frames(entry.clip.path, fps=self.fps, size=entry.size, start=start / self.fps)
+            taken = list(islice(frames, entry.num_frames))
+            if len(taken) == entry.num_frames:
+                return np.stack(taken)
+        raise InputError(f"{entry.clip.path}: {entry.num_frames} frames were expected, only {len(taken)} decode")
+
+    def batches(self, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
+        """The batches of an epoch for process `rank` of `world_size`, as a `batch_sampler`.
+
+        Shuffled; each holds one bucket's clips. In a step all processes have the same bucket, so that none waits for a
+        longer clip, and all have as many steps; clips left over for the last one sit out this epoch.
+        Raises InputError if there are too few clips for one step.
+        """
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+        groups: dict[object, list[int]] = {}
+        for index in torch.randperm(len(self.entries), generator=generator).tolist():
+            groups.setdefault(self.entries[index].key, []).append(index)
+        steps = []
+        for indices in groups.values():
+            size = self.entries[indices[0]].batch_size
+            for begin in range(0, len(indices) - size * world_size + 1, size * world_size):
+                steps.append(indices[begin + rank * size : begin + (rank + 1) * size])
+        if not steps:
+            raise InputError(
+                f"{len(self.entries)} clips fill no batch on {world_size} processes: give more, or smaller batches"
+            )
+        shuffled = [steps[i] for i in torch.randperm(len(steps), generator=generator)]
+        starts = torch.randint(2**62, (len(self.entries),), generator=generator).tolist()
+        return [[(index, starts[index]) for index in step] for step in shuffled]
+
+
+def _probed(path: Path) -> VideoInfo | str:
+    try:
+        return probe(path)
+    except InputError as error:
+        return str(error)
+
+
+def _placed(clip: CaptionedClip, info: VideoInfo, buckets: Sequence[Bucket], fps: float) -> Entry | str:
+    available = int(info.duration_seconds * fps + 1e-3)
+    aspect = info.height / info.width
+    fitting = []
+    for bucket in buckets:
+        height, width = bucket.size(aspect)
+        if available >= bucket.num_frames and info.height * info.width >= MIN_AREA * height * width:
+            area = round(np.log2(height * width), 1)  # sizes of one resolution count as equal
+            rank = (-area, abs(np.log(height / width / aspect)), -bucket.num_frames)
+            fitting.append((rank, Entry(clip, (height, width), bucket.num_frames, available, bucket.batch_size)))
+    if fitting:
+        return min(fitting, key=lambda pair: pair[0])[1]
+    return (
+        f"it fills no bucket: {info.width}x{info.height}, {available} frames at {fps:g} fps "
+        f"({info.duration_seconds:.2f} s)"
+    )
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples of one bucket -> a batch."""
+    frames = torch.from_numpy(np.stack([sample.frames for sample in samples]))
+    pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (B, F, H, W, 3) -> (B, 3, F, H, W)
+    skipped = tuple(reason for sample in samples for reason in sample.skipped)
+    return Batch(pixels, tuple(sample.text for sample in samples), skipped)
