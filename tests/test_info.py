@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,3 +81,42 @@ def test_anything_else_is_an_input_error(tmp_path: Path) -> None:
         describe(tmp_path / "notes.txt")
     with pytest.raises(InputError, match="holds no weights|holds 1"):
         describe(tmp_path)
+
+
+def test_control_characters_of_a_file_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    metadata = {"title\x1b]0;owned\x07": "a\x1b[2Jb\x9bc\u202ed", "n" * 5000: "long"}
+    save_file({"bad\x1b[31m": torch.zeros(1)}, tmp_path / "m.safetensors", metadata)
+    text = describe(tmp_path / "m.safetensors")
+    assert all(line.isprintable() for line in text.splitlines())
+    assert "a\\x1b[2Jb\\x9bc\\u202ed" in text
+    assert max(map(len, text.splitlines())) < 300
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["m.safetensors", "m.pt", "v.mp4"])
+def test_pipe_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match="is a pipe, a socket or a device"):
+        describe(tmp_path / name)
+
+
+def test_device_and_impossible_name_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is a pipe, a socket or a device"):
+        describe(os.devnull)
+    with pytest.raises(InputError, match="cannot read|no such"):
+        describe(tmp_path / ("x" * 5000))
+
+
+def test_state_header_that_is_no_object_is_an_input_error(tmp_path: Path) -> None:
+    save_file({"window": torch.zeros(1)}, tmp_path / "s.safetensors", {"pavdm_state": "[1]"})
+    with pytest.raises(InputError, match="damaged"):
+        describe(tmp_path / "s.safetensors")
+
+
+def test_fingerprint_shows_a_changed_configuration(tmp_path: Path) -> None:
+    create(tmp_path / "models")
+    before = values(describe(tmp_path / "models" / "stdit"))["fingerprint"]
+    config = tmp_path / "models" / "stdit" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "input_sq_size": 256}))
+    assert values(describe(tmp_path / "models" / "stdit"))["fingerprint"] != before

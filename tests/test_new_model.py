@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -109,6 +110,22 @@ def test_empty_current_directory_is_filled(tmp_path: Path, monkeypatch: pytest.M
 def test_unknown_size_names_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="tiny, small, xl"):
         create(tmp_path / "models", "huge")
+
+
+@pytest.mark.parametrize("seed", [10**40, 2**64, -1, 1.5, True, None])
+def test_impossible_seed_is_refused_before_anything_is_written(tmp_path: Path, seed: Any) -> None:
+    with pytest.raises(InputError, match=r"seed has to be a whole number from 0 to 18446744073709551615"):
+        create(tmp_path / "models", seed=seed)
+    assert not list(tmp_path.iterdir())
+
+
+def test_largest_seed_is_taken(tmp_path: Path) -> None:
+    create(tmp_path / "models", seed=2**64 - 1)
+
+
+def test_impossible_name_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot write"):
+        create(tmp_path / ("x" * 5000))
 
 
 def test_too_little_disk_space_is_said_before_anything_is_written(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
-from pavdm.models.config_checks import check_positive, check_whole
+from pavdm.models.config_checks import check_positive, check_whole, refuse
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ WEIGHT_FILES = (
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 # Of a whole T5: its decoder, its output layer, and the table that encoder and decoder share.
 OF_A_WHOLE_T5 = ("decoder.", "lm_head.", "shared.", "encoder.embed_tokens.")
+FEED_FORWARDS = ("relu", "gated-gelu", "gated-silu")  # T5, T5 v1.1, UL2
 SIZES = (
     "d_model",
     "d_kv",
@@ -123,7 +125,7 @@ def check_files(directory: Path) -> dict[str, Any]:
     Raises InputError if config.json, a file of weights or the tokenizer is missing or cannot be right.
     """
     config = _read_config(directory)
-    _check_weight_files(directory)
+    _check_weight_files(directory, config)
     if not any((directory / name).is_file() for name in TOKENIZER_FILES):
         raise InputError(
             f"the text encoder in {directory} has no tokenizer: expected {' or '.join(TOKENIZER_FILES)}; download it"
@@ -153,13 +155,16 @@ def _read_config(directory: Path) -> dict[str, Any]:
     for name in SIZES:
         if name in config:  # what T5's configuration leaves out has transformers' default
             check_whole(str(path), name, config[name])
+    proj = config.get("feed_forward_proj", "relu")
+    if proj not in FEED_FORWARDS:
+        raise refuse(str(path), "feed_forward_proj", f"one of {', '.join(FEED_FORWARDS)}", proj)
     if "layer_norm_epsilon" in config:
         check_positive(str(path), "layer_norm_epsilon", config["layer_norm_epsilon"], most=1.0)
     return config
 
 
-def _check_weight_files(directory: Path) -> None:
-    """Finds missing and cut-off files before gigabytes are read."""
+def _check_weight_files(directory: Path, config: dict[str, Any]) -> None:
+    """Finds missing, cut-off and misdescribed files before gigabytes are read."""
     from safetensors import SafetensorError, safe_open
 
     name = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
@@ -181,15 +186,23 @@ def _check_weight_files(directory: Path) -> None:
                 f"the text encoder in {directory} is incomplete: {name} names {len(shards)} files, "
                 f"not there: {', '.join(missing)}; download what is missing"
             )
+    keys: list[str] = []
     for shard in shards:
         if shard.endswith(".safetensors"):
             try:
-                with safe_open(directory / shard, framework="pt"):
-                    pass
+                with safe_open(directory / shard, framework="pt") as handle:
+                    keys += handle.keys()
             except SafetensorError as error:
                 raise InputError(
                     f"{directory / shard} is no whole safetensors file ({error}): download it again"
                 ) from error
+
+    layers = {int(found[1]) + 1 for key in keys if (found := re.match(r"encoder\.block\.(\d+)\.", key))}
+    if layers and max(layers) != config.get("num_layers", max(layers)):
+        raise InputError(
+            f"{directory / 'config.json'} says num_layers {config['num_layers']}, the weights beside it have "
+            f"{max(layers)} layers: put the config.json there that came with these weights"
+        )
 
 
 def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:

@@ -120,3 +120,33 @@ def test_survey_of_a_broken_directory_never_raises(tmp_path: Path) -> None:
     found = survey(tmp_path)
     assert not found.complete
     assert [part.name for part in found.missing] == ["stdit", "vae", "text_encoder"]
+
+
+def test_unreadable_network_is_listed_with_the_file_and_the_reason(tmp_path: Path) -> None:
+    published(tmp_path)
+    (tmp_path / "OpenSora-STDiT-v3" / "config.json").write_text('{"model_type": ')
+    (tmp_path / "OpenSora-VAE-v1.2" / "config.json").unlink()
+    (tmp_path / "OpenSora-VAE-v1.2" / "model.safetensors").write_bytes(VAE.read_bytes()[:5000])
+    with pytest.raises(InputError) as caught:
+        find_models(tmp_path)
+    unreadable = str(caught.value).split("Unreadable")[1]
+    assert f"{tmp_path / 'OpenSora-STDiT-v3' / 'config.json'} is not readable JSON" in unreadable
+    assert f"{tmp_path / 'OpenSora-VAE-v1.2' / 'model.safetensors'} is cut short" in unreadable
+    assert "t5-v1_1-xxl" not in str(caught.value)
+
+
+def test_unreadable_neighbour_does_not_stand_in_the_way(tmp_path: Path) -> None:
+    published(tmp_path)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "config.json").write_bytes(b"\xff")
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    assert find_models(tmp_path).stdit == tmp_path / "OpenSora-STDiT-v3"
+    assert set(survey(tmp_path).unreadable) == {tmp_path / "notes", tmp_path / "junk.safetensors"}
+
+
+def test_directory_and_option_with_an_impossible_name_are_input_errors(tmp_path: Path) -> None:
+    published(tmp_path)
+    with pytest.raises(InputError, match="cannot read|no such"):
+        find_models(tmp_path / ("x" * 5000))
+    with pytest.raises(InputError, match="--stdit .*(cannot read|no such)"):
+        find_models(tmp_path, stdit="x" * 5000)

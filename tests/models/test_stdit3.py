@@ -370,3 +370,16 @@ def test_random_weights_are_reproducible_local_and_leave_no_input_unused() -> No
         first(latents.flip(2), timesteps, contexts, texts, FPS, SIZE),
     ]
     assert all(relative_error(other, out) > 1e-4 for other in changed)
+
+
+def test_window_longer_than_the_positions_that_are_ready_is_evaluated_as_with_its_own() -> None:
+    network = golden_network()
+    latents, timesteps = random_inputs(batch=1, length=1030, height=2, width=2)
+    texts = torch.zeros(1, 1030, dtype=torch.long)
+    ready = network.positions((2, 2), SIZE, "cpu")
+    assert len(ready.temporal) < 1030
+    with torch.no_grad():
+        contexts = network.project_text(random_texts(3))
+        arguments = (latents, timesteps, contexts, texts, FPS, SIZE)
+        out = network(*arguments, positions=ready)
+        assert torch.equal(out, network(*arguments, positions=network.positions((2, 2), SIZE, "cpu", 1030)))

@@ -217,6 +217,21 @@ def _lose_a_tensor(directory: Path) -> None:
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
 
 
+def _add_a_tensor(directory: Path) -> None:
+    weights = {**load_file(directory / "model.safetensors"), "encoder.extra.weight": torch.ones(1)}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def _miscount_layers_of_pickles(num_layers: int) -> Any:
+    """Pickles do not tell their keys beforehand: what was loaded has to be looked at."""
+
+    def damage(directory: Path) -> None:
+        _write_shards(directory, suffix="bin")
+        _edit_config(directory, num_layers=num_layers)
+
+    return damage
+
+
 def _lose_a_shard(directory: Path) -> None:
     _write_shards(directory, suffix="bin")
     (directory / "pytorch_model-00002-of-00002.bin").unlink()
@@ -249,7 +264,19 @@ def _drop_the_end_token(directory: Path) -> None:
         (_truncate("model.safetensors"), "model.safetensors is no whole safetensors file"),
         (_lose_a_tensor, "encoder.block.1.layer.0.SelfAttention.k.weight"),
         (lambda directory: _edit_config(directory, d_model=48), "do not fit config.json"),
-        (lambda directory: _edit_config(directory, num_layers=3), "encoder.block.2."),
+        (lambda directory: _edit_config(directory, num_layers=3), "num_layers 3, the weights beside it have 2"),
+        (lambda directory: _edit_config(directory, num_layers=1), "num_layers 1, the weights beside it have 2"),
+        (lambda directory: _edit_config(directory, num_layers=-1), "num_layers to be a whole number"),
+        (lambda directory: _edit_config(directory, num_heads="x"), "num_heads to be a whole number"),
+        (lambda directory: _edit_config(directory, d_kv=0), "d_kv to be a whole number"),
+        (lambda directory: _edit_config(directory, vocab_size=None), "vocab_size to be a whole number"),
+        (lambda directory: _edit_config(directory, layer_norm_epsilon="x"), "layer_norm_epsilon to be a number"),
+        (lambda directory: _edit_config(directory, feed_forward_proj="gated-none"), "one of relu, gated-gelu"),
+        (lambda directory: _edit_config(directory, feed_forward_proj=[5]), "one of relu, gated-gelu"),
+        (lambda directory: _edit_config(directory, dense_act_fn="none"), "could not be loaded"),
+        (_miscount_layers_of_pickles(1), "have no place in it, such as encoder.block.1."),
+        (_miscount_layers_of_pickles(3), "are missing, such as encoder.block.2."),
+        (_add_a_tensor, "1 tensors have no place in it, such as encoder.extra.weight"),
         (_lose_a_shard, "not there: pytorch_model-00002-of-00002.bin"),
         (_cut_a_pickle, "could not be loaded"),
         (_break_the_index, "no valid index"),
