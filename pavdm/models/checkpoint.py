@@ -23,7 +23,17 @@ from pavdm.models.vae import SPATIAL_PREFIX, TEMPORAL_PREFIX, VAEConfig, VideoVA
 from pavdm.models.weights import Weights, fingerprint, load_state_dict
 from pavdm.models.write import write_json, write_state_dict
 
-__all__ = ["fingerprint", "load_state_dict", "load_stdit3", "load_vae", "save_stdit3", "save_vae", "stdit3_config"]
+__all__ = [
+    "fingerprint",
+    "load_state_dict",
+    "load_stdit3",
+    "load_vae",
+    "read_stdit3",
+    "read_vae",
+    "save_stdit3",
+    "save_vae",
+    "stdit3_config",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -61,14 +71,27 @@ def load_stdit3(
     the network and one tensor; on the CPU, in the type they are stored in, they stay memory-mapped.
     Raises InputError for what is no STDiT3 checkpoint, disagrees with the config.json beside it, or is incomplete.
     """
+    config, tensors = read_stdit3(path, device, dtype)
+    network = STDiT3(config, operations=operations, attention=attention, device="meta", dtype=dtype)
+    _fill(network, tensors)
+    return network
+
+
+def read_stdit3(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> tuple[STDiT3Config, dict[str, Tensor]]:
+    """What `load_stdit3` loads, for whoever builds the network: its configuration and all of its tensors, verified.
+
+    dtype: None leaves the tensors in the types that they are stored in. Raises InputError as `load_stdit3`.
+    """
     weights = Weights(path)
     config = stdit3_config(weights)
-    network = STDiT3(config, operations=operations, attention=attention, device="meta", dtype=dtype)
-    wanted = network.state_dict()
+    wanted = STDiT3(config, device="meta").state_dict()
     _verify(wanted, {key: shape for key, shape in weights.shapes.items() if not _recomputed(key)}, weights.path, STDIT)
-    _fill(network, dict(weights.read(device, {key: tensor.dtype for key, tensor in wanted.items()})))
+    dtypes = None if dtype is None else dict.fromkeys(wanted, dtype)
+    tensors = {key: tensor for key, tensor in weights.read(device, dtypes) if key in wanted}
     logger.info("loaded STDiT3 from %s: %.1f M parameters", path, weights.num_parameters / 1e6)
-    return network
+    return config, tensors
 
 
 def load_vae(
@@ -85,6 +108,22 @@ def load_vae(
     otherwise it replaces the spatial half. Where scale and shift are absent, config.json or else v1.2 gives them.
     Raises InputError for what is no such checkpoint, or is incomplete.
     """
+    config, tensors = read_vae(path, device, dtype, spatial_path)
+    network = VideoVAE(config, operations=operations, device="meta", dtype=dtype)
+    _fill(network, tensors)
+    return network
+
+
+def read_vae(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    spatial_path: str | Path | None = None,
+) -> tuple[VAEConfig, dict[str, Tensor]]:
+    """What `load_vae` loads, for whoever builds the network: its configuration and all of its tensors, verified.
+
+    scale and shift are fp32 whatever `dtype` is. Raises InputError as `load_vae`.
+    """
     parts = _vae_parts(path, spatial_path)
     shapes = {key: weights.shapes[stored] for weights, names in parts for key, stored in names.items()}
     normalisation: dict[str, Tensor] = {}
@@ -92,8 +131,7 @@ def load_vae(
         stored = {names[key]: torch.float32 for key in NORMALISATION if key in names}
         normalisation |= dict(weights.read("cpu", stored))
     config = _vae_config(Path(path), spatial_path, shapes, normalisation)
-    network = VideoVAE(config, operations=operations, device="meta", dtype=dtype)
-    wanted = network.state_dict()
+    wanted = VideoVAE(config, device="meta", dtype=dtype).state_dict()
     for name in NORMALISATION:
         if name not in normalisation:
             shapes[name] = tuple(wanted[name].shape)
@@ -104,9 +142,8 @@ def load_vae(
         key_of = {stored: key for key, stored in names.items() if key not in NORMALISATION}
         for stored_key, tensor in weights.read(device, {stored: wanted[key].dtype for stored, key in key_of.items()}):
             tensors[key_of[stored_key]] = tensor
-    _fill(network, tensors)
     logger.info("loaded the VAE from %s", path)
-    return network
+    return config, tensors
 
 
 def save_stdit3(network: STDiT3, directory: str | Path) -> None:

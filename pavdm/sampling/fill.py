@@ -1,0 +1,77 @@
+"""A whole video in one go: latents whose beginning is known, the rest made by the progressive window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pavdm.prompts import PromptSchedule
+from pavdm.sampling import progressive
+from pavdm.sampling.progressive import Noise, Progress, Velocity
+from pavdm.sampling.schedule import Schedule
+from pavdm.sampling.state import PromptSwitch
+
+
+def fill(
+    schedule: Schedule,
+    latents: Tensor,
+    num_known: int,
+    velocity: Velocity,
+    *,
+    noise: Noise,
+    seeds: tuple[int, ...],
+    prompts: tuple[PromptSchedule, ...],
+    chunk_seconds: float,
+    prompt_switch: PromptSwitch = "chunk",
+    progress: Callable[[Progress], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Tensor:
+    """latents (B, C, T, H, W), the first `num_known` of them a clip's -> the same with all after them made new.
+
+    What the other arguments mean is said at `progressive.start` and `progressive.sample`. Where the schedule re-noises
+    the end of the clip (see `start`), that comes back changed. The last chunk is cut to T.
+    Raises InputError if the clip is too short for the schedule.
+    """
+    length, n = latents.shape[2], schedule.chunk_latents
+    known = latents[:, :, :num_known].float()
+    new_chunks = math.ceil((length - num_known) / n)
+    state = progressive.start(
+        schedule,
+        known if num_known else None,
+        shape=(*latents.shape[:2], *latents.shape[3:]),
+        seeds=seeds,
+        prompts=prompts,
+        chunk_seconds=chunk_seconds,
+        total=new_chunks,
+        prompt_switch=prompt_switch,
+        noise=noise,
+    )
+    sampled = progressive.sample(
+        state,
+        velocity,
+        num_chunks=new_chunks - state.first_chunk,
+        noise=noise,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    lead = known[:, :, : num_known + state.first_chunk * n]
+    return torch.cat([lead, *(chunk for _, chunk in sampled)], dim=2)[:, :, :length]
+
+
+def placed_noise(noise: Tensor, num_known: int, chunk_latents: int, seeds: tuple[int, ...]) -> Noise:
+    """Noise that belongs to its place in the video: `noise` (B, C, T, H, W) cut into chunks, chunk 0 at `num_known`.
+
+    What a last chunk needs beyond T comes from the seeds.
+    """
+    seeded = progressive.seeded_noise(seeds)
+
+    def of_chunk(chunk: int, shape: tuple[int, ...]) -> Tensor:
+        begin = num_known + chunk * chunk_latents
+        own = noise[:, :, begin : begin + chunk_latents]
+        missing = chunk_latents - own.shape[2]
+        return own if missing == 0 else torch.cat([own, seeded(chunk, shape)[:, :, :missing].to(own)], dim=2)
+
+    return of_chunk
