@@ -28,7 +28,7 @@ class Extension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         _provide_library()
-        from . import conditioning, model, sampling, text, vae, video
+        from . import conditioning, model, sampling, states, text, vae, video
 
         return [
             model.LoadModel,
@@ -38,5 +38,10 @@ class Extension(ComfyExtension):
             conditioning.EncodeClip,
             conditioning.EmptyVideo,
             sampling.ProgressiveSamplerNode,
+            states.Start,
+            states.Extend,
+            states.Finish,
+            states.SaveState,
+            states.LoadState,
             video.DecodeToVideo,
         ]

@@ -78,24 +78,18 @@ def noise_levels(schedule: Schedule) -> Tensor:
     return torch.linspace(1.0, 0.0, schedule.steps + 1)
 
 
-def num_known_latents(latents: Tensor, denoise_mask: Tensor | None) -> int:
-    """How many latents at the beginning the mask (B, C, T, H, W) keeps: 0 keeps, 1 makes new; without one, none.
+def num_known_latents(mask: Tensor) -> int:
+    """How many latents at the beginning the mask (B, C, T, H, W) keeps: 0 keeps, 1 makes new.
 
     Raises InputError for a mask that keeps parts of frames, or frames behind new ones.
     """
-    if denoise_mask is None:
-        return 0
-    made = denoise_mask.amax(dim=(0, 1, 3, 4)) > 0.5
-    kept_whole = denoise_mask.amin(dim=(0, 1, 3, 4)) > 0.5
+    made = mask.amax(dim=(0, 1, 3, 4)) > 0.5
+    made_whole = mask.amin(dim=(0, 1, 3, 4)) > 0.5
     num_known = int((~made).sum())
-    if not torch.equal(made, kept_whole) or bool(made[:num_known].any()):
+    if not torch.equal(made, made_whole) or bool(made[:num_known].any()):
         raise InputError(
             "the latent's noise mask has to keep whole frames at the beginning and make all others new: connect the "
             "latent of Encode Clip or Empty Video"
-        )
-    if num_known == len(made):
-        raise InputError(
-            "the latent holds nothing that is to be made new: set new_seconds in Encode Clip, or connect Empty Video"
         )
     return num_known
 
@@ -139,7 +133,12 @@ class ProgressiveSampler(comfy.samplers.Sampler):
             )
         if latent_image is None:
             latent_image = torch.zeros_like(noise)
-        num_known = num_known_latents(latent_image, denoise_mask)
+        num_known = 0 if denoise_mask is None else num_known_latents(denoise_mask)
+        if num_known == noise.shape[2]:
+            raise InputError(
+                "the latent holds nothing that is to be made new: set new_seconds in Encode Clip, or connect "
+                "Empty Video"
+            )
         prompt = prompt_of(model_wrap)
         seeds = tuple((extra_args.get("seed") or 0) + item for item in range(noise.shape[0]))
         schedule = self.schedule_for(noise)

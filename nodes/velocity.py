@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +45,9 @@ def prompt_of(guider: Any) -> Prompt:
         )
     if prompts:
         return prompts[0]
-    name = "stock conditioning"
-    return Prompt(PromptSchedule((name,)), {name: positive[0]["cross_attn"][0]}, fps)
+    embedding: Tensor = positive[0]["cross_attn"][0]
+    name = f"stock conditioning {hashlib.sha256(embedding.float().cpu().numpy().tobytes()).hexdigest()[:16]}"
+    return Prompt(PromptSchedule((name,)), {name: embedding}, fps)
 
 
 class GuiderVelocity:
