@@ -38,6 +38,8 @@ class Extension(ComfyExtension):
             conditioning.EncodeClip,
             conditioning.EmptyVideo,
             sampling.ProgressiveSamplerNode,
+            sampling.ReplacementSamplerNode,
+            sampling.SchedulePlot,
             states.Start,
             states.Extend,
             states.Finish,

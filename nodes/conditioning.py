@@ -17,10 +17,10 @@ from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, resampled
 from pavdm.errors import InputError
 from pavdm.prompts import PromptSchedule
-from pavdm.sampling.schedule import Schedule
 
 from .host import schema
 from .vae import require_open_sora
+from .velocity import PROMPT, Prompt
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,9 @@ MAX_TOKENS = 300  # what the published models were trained with, the end-of-text
 CUSTOM = "custom"
 
 
-def chunk_seconds(schedule: Schedule, fps: float) -> float:
-    return schedule.chunk_latents * PIECE_FRAMES / PIECE_LATENTS / fps
+def latent_seconds(latents: int, fps: float) -> float:
+    """How long `latents` latents are on the screen."""
+    return latents * PIECE_FRAMES / PIECE_LATENTS / fps
 
 
 def encode_text(clip: Any, text: str) -> Tensor:
@@ -114,8 +115,6 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Any, text: str, aesthetic: float, motion: float, camera: str, fps: float) -> io.NodeOutput:
-        from .velocity import PROMPT, Prompt
-
         scores = (aesthetic if aesthetic >= 0 else None, motion if motion >= 0 else None, camera.strip() or None)
         schedule = PromptSchedule.parse(text).map(lambda part: captions.preprocess(part, *scores))
         embeddings = {part: encode_text(clip, part) for part in dict.fromkeys(schedule.texts)}

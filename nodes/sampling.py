@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.samplers
+import numpy as np
 import torch
 from comfy_api.latest import io
 from torch import Tensor
 
 from pavdm.errors import InputError
-from pavdm.sampling.fill import fill, placed_noise
-from pavdm.sampling.progressive import Progress
+from pavdm.sampling.fill import fill, fill_by_replacement, num_replacement_loops, placed_noise
+from pavdm.sampling.rectified_flow import ReplacementLoop
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import PromptSwitch
+from pavdm.schedule_plot import draw
 
-from .conditioning import SPATIAL_FACTOR, chunk_seconds
+from .conditioning import SPATIAL_FACTOR, latent_seconds
 from .host import schema
-from .velocity import GuiderVelocity, prompt_of
+from .velocity import GuiderVelocity, Prompt, prompt_of
 
 
 def schedule_inputs() -> list[Any]:
@@ -73,9 +76,9 @@ def schedule_inputs() -> list[Any]:
     ]
 
 
-def noise_levels(schedule: Schedule) -> Tensor:
+def noise_levels(steps: int) -> Tensor:
     """SIGMAS (steps + 1,), 1 to 0, that say to the host how many steps a frame takes."""
-    return torch.linspace(1.0, 0.0, schedule.steps + 1)
+    return torch.linspace(1.0, 0.0, steps + 1)
 
 
 def num_known_latents(mask: Tensor) -> int:
@@ -94,24 +97,37 @@ def num_known_latents(mask: Tensor) -> int:
     return num_known
 
 
-class ProgressiveSampler(comfy.samplers.Sampler):
-    """PA-VDM as a host's sampler: noise and latents of the whole video in, the whole video's latents out.
+@dataclass(frozen=True)
+class Job:
+    """What a sampler works on. latents, noise: (B, C, T, H, W), the first num_known latents are a clip's.
 
-    The window takes the noise that lies at its place. The host's sigmas are the node's own; the schedule's timestep
-    transform, which depends on the size of the picture, comes on top.
+    progress: called with the number of model calls so far, that of all, and how many latents in front are at work.
     """
 
-    def __init__(self, schedule: Schedule, timestep_transform: bool, prompt_switch: PromptSwitch) -> None:
-        self.schedule = schedule
-        self.timestep_transform = timestep_transform
-        self.prompt_switch = prompt_switch
+    latents: Tensor
+    num_known: int
+    noise: Tensor
+    seeds: tuple[int, ...]
+    prompt: Prompt
+    velocity: GuiderVelocity
+    progress: Callable[[int, int, int], None]
 
-    def schedule_for(self, latents: Tensor) -> Schedule:
-        """The schedule with the timestep transform of latents (B, C, T, H, W)."""
-        if not self.timestep_transform:
-            return self.schedule
-        height, width = (SPATIAL_FACTOR * n for n in latents.shape[-2:])
-        return replace(self.schedule, shift=timestep_shift(height, width, self.schedule.window_latents))
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return self.noise.shape[-2] * SPATIAL_FACTOR, self.noise.shape[-1] * SPATIAL_FACTOR
+
+
+class WholeVideoSampler(comfy.samplers.Sampler):
+    """A host's sampler that gets noise and latents of the whole video and gives the whole video's latents.
+
+    The host's sigmas have to be the node's own: they say how many steps a frame takes, and nothing else.
+    """
+
+    steps: int
+
+    def make(self, job: Job) -> Tensor:
+        raise NotImplementedError
 
     def sample(
         self,
@@ -125,14 +141,12 @@ class ProgressiveSampler(comfy.samplers.Sampler):
         disable_pbar: bool = False,
     ) -> Tensor:
         """Called by the host's guider, `model_wrap`; noise and latents (B, C, T, H, W) are on its device."""
-        own = noise_levels(self.schedule).to(sigmas)
+        own = noise_levels(self.steps).to(sigmas)
         if sigmas.shape != own.shape or not torch.allclose(sigmas, own, atol=1e-4):
             raise InputError(
-                f"expected the sigmas of Progressive Sampler itself ({len(own)} values from 1 to 0), got {len(sigmas)} "
-                "others: connect its sigmas output to the sampler node"
+                f"expected the sigmas of the node that the sampler is from ({len(own)} values from 1 to 0), got "
+                f"{len(sigmas)} others: connect its sigmas output"
             )
-        if latent_image is None:
-            latent_image = torch.zeros_like(noise)
         num_known = 0 if denoise_mask is None else num_known_latents(denoise_mask)
         if num_known == noise.shape[2]:
             raise InputError(
@@ -140,31 +154,88 @@ class ProgressiveSampler(comfy.samplers.Sampler):
                 "Empty Video"
             )
         prompt = prompt_of(model_wrap)
-        seeds = tuple((extra_args.get("seed") or 0) + item for item in range(noise.shape[0]))
-        schedule = self.schedule_for(noise)
         velocity = GuiderVelocity(model_wrap, extra_args, prompt.embeddings)
-        last: list[Progress] = []
+        calls = [0, 1]
 
-        def progress(done: Progress) -> None:
-            last[:] = [done]
-            if callback is not None and done.call != done.calls and velocity.denoised is not None:
-                callback(done.call - 1, velocity.denoised[:, :, : schedule.chunk_latents], noise, done.calls)
+        def progress(call: int, num_calls: int, front_latents: int) -> None:
+            calls[:] = [call, num_calls]
+            if callback is not None and call < num_calls and velocity.denoised is not None:
+                callback(call - 1, velocity.denoised[:, :, :front_latents], noise, num_calls)
 
-        video = fill(
-            schedule,
-            latent_image,
-            num_known,
-            velocity,
-            noise=placed_noise(noise, num_known, schedule.chunk_latents, seeds),
-            seeds=seeds,
-            prompts=(prompt.schedule,) * noise.shape[0],
-            chunk_seconds=chunk_seconds(schedule, prompt.fps),
-            prompt_switch=self.prompt_switch,
-            progress=progress,
-        )
-        if callback is not None:
-            callback(last[0].call - 1, video, video, last[0].call)
+        seeds = tuple((extra_args.get("seed") or 0) + item for item in range(noise.shape[0]))
+        known = torch.zeros_like(noise) if latent_image is None else latent_image
+        video = self.make(Job(known, num_known, noise, seeds, prompt, velocity, progress))
+        if callback is not None:  # the host takes what comes last for the denoised output
+            callback(calls[1] - 1, video, video, calls[1])
         return video
+
+
+class ProgressiveSampler(WholeVideoSampler):
+    """PA-VDM. Each chunk takes the noise that lies at its place."""
+
+    def __init__(self, schedule: Schedule, timestep_transform: bool, prompt_switch: PromptSwitch) -> None:
+        self.schedule = schedule
+        self.steps = schedule.steps
+        self.timestep_transform = timestep_transform
+        self.prompt_switch = prompt_switch
+
+    def schedule_for(self, latents: Tensor) -> Schedule:
+        """The schedule with the timestep transform of latents (B, C, T, H, W)."""
+        if not self.timestep_transform:
+            return self.schedule
+        height, width = (SPATIAL_FACTOR * n for n in latents.shape[-2:])
+        return replace(self.schedule, shift=timestep_shift(height, width, self.schedule.window_latents))
+
+    def make(self, job: Job) -> Tensor:
+        schedule = self.schedule_for(job.noise)
+        n = schedule.chunk_latents
+        return fill(
+            schedule,
+            job.latents,
+            job.num_known,
+            job.velocity,
+            noise=placed_noise(job.noise, job.num_known, n, job.seeds),
+            seeds=job.seeds,
+            prompts=(job.prompt.schedule,) * len(job.seeds),
+            chunk_seconds=latent_seconds(n, job.prompt.fps),
+            prompt_switch=self.prompt_switch,
+            progress=lambda done: job.progress(done.call, done.calls or done.call, n),
+        )
+
+
+class ReplacementSampler(WholeVideoSampler):
+    """Open-Sora v1.2's naive loop, the baseline that PA-VDM is compared with."""
+
+    def __init__(self, loop: ReplacementLoop, timestep_transform: bool) -> None:
+        self.loop = loop
+        self.steps = loop.steps
+        self.timestep_transform = timestep_transform
+
+    def make(self, job: Job) -> Tensor:
+        shift = timestep_shift(*job.size, self.loop.clip_latents) if self.timestep_transform else None
+        loop = replace(self.loop, shift=shift)
+        seconds = latent_seconds(loop.new_latents, job.prompt.fps)
+        num_calls = loop.steps * num_replacement_loops(loop, job.noise.shape[2], job.num_known)
+
+        def texts_for(index: int) -> tuple[str, ...]:
+            schedule = job.prompt.schedule
+            return (schedule.texts[schedule.index(index, seconds)],) * len(job.seeds)
+
+        def on_step(index: int, step: int) -> None:
+            if index or step:
+                job.progress(index * loop.steps + step, num_calls, loop.clip_latents)
+
+        job.progress(0, num_calls, loop.clip_latents)
+        return fill_by_replacement(
+            loop,
+            job.latents,
+            job.num_known,
+            job.velocity,
+            noise=job.noise,
+            seeds=job.seeds,
+            texts_for=texts_for,
+            on_step=on_step,
+        )
 
 
 class ProgressiveSamplerNode(io.ComfyNode):
@@ -195,4 +266,71 @@ class ProgressiveSamplerNode(io.ComfyNode):
         prompt_switch: PromptSwitch,
     ) -> io.NodeOutput:
         schedule = Schedule(window_chunks, chunk_latents, steps, overlap, variable_length)
-        return io.NodeOutput(ProgressiveSampler(schedule, timestep_transform, prompt_switch), noise_levels(schedule))
+        return io.NodeOutput(ProgressiveSampler(schedule, timestep_transform, prompt_switch), noise_levels(steps))
+
+
+class ReplacementSamplerNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_ReplacementSampler",
+            display_name="Replacement Sampler",
+            description="Open-Sora's own way to a longer video, the baseline: clip after clip, each begun with the "
+            "last latents of the one before. Connect it as Progressive Sampler, to compare the two.",
+            inputs=[
+                io.Int.Input(
+                    "steps", default=30, min=1, max=1000, tooltip="Denoising steps, and model calls, of every clip."
+                ),
+                io.Int.Input(
+                    "clip_latents", default=15, min=2, max=320, tooltip="Latents of each clip; 5 are 17 frames."
+                ),
+                io.Int.Input(
+                    "condition_latents",
+                    default=5,
+                    min=1,
+                    max=319,
+                    tooltip="Latents kept from clip to clip; fewer than clip_latents, a multiple of 5.",
+                ),
+                io.Boolean.Input(
+                    "timestep_transform",
+                    default=True,
+                    tooltip="Spend more steps on high noise the larger picture and clip are, as Open-Sora was trained.",
+                ),
+            ],
+            outputs=[
+                io.Sampler.Output(display_name="sampler", tooltip="For Sampler Custom Advanced."),
+                io.Sigmas.Output(display_name="sigmas", tooltip="For Sampler Custom Advanced: steps + 1 levels."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, steps: int, clip_latents: int, condition_latents: int, timestep_transform: bool) -> io.NodeOutput:
+        loop = ReplacementLoop(clip_latents, condition_latents, steps)
+        return io.NodeOutput(ReplacementSampler(loop, timestep_transform), noise_levels(steps))
+
+
+class SchedulePlot(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_SchedulePlot",
+            display_name="Schedule Plot",
+            description="A picture of the noise table: which chunk is how noisy at which model call.",
+            inputs=[
+                io.Sampler.Input("sampler", tooltip="Of Progressive Sampler, whose settings are drawn."),
+                io.Latent.Input("latent", tooltip="What is to be made: its size decides the timestep transform."),
+                io.Int.Input("num_chunks", default=8, min=1, max=200, tooltip="New chunks to draw."),
+            ],
+            outputs=[io.Image.Output(display_name="image", tooltip="For Preview Image.")],
+        )
+
+    @classmethod
+    def execute(cls, sampler: Any, latent: dict[str, Tensor], num_chunks: int) -> io.NodeOutput:
+        require_progressive(sampler)
+        picture = np.asarray(draw(sampler.schedule_for(latent["samples"]), num_chunks), dtype=np.float32) / 255
+        return io.NodeOutput(torch.from_numpy(picture)[None])
+
+
+def require_progressive(sampler: Any) -> None:
+    if not isinstance(sampler, ProgressiveSampler):
+        raise InputError(f"expected the sampler of Progressive Sampler, got {type(sampler).__name__}")

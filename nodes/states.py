@@ -22,9 +22,9 @@ from pavdm.errors import InputError
 from pavdm.sampling.progressive import Progress
 from pavdm.sampling.video_state import VideoState, begin, extend, load_video_state, prompted, save_video_state
 
-from .conditioning import chunk_seconds
+from .conditioning import latent_seconds
 from .host import schema
-from .sampling import ProgressiveSampler, num_known_latents
+from .sampling import num_known_latents, require_progressive
 from .velocity import GuiderVelocity, prompt_of
 
 State = io.Custom("PAVDM_STATE")
@@ -51,7 +51,9 @@ class StepSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         prompt = prompt_of(model_wrap)
         schedule = self.video.schedule
-        video = prompted(self.video, prompt.schedule, prompt.embeddings, chunk_seconds(schedule, prompt.fps))
+        video = prompted(
+            self.video, prompt.schedule, prompt.embeddings, latent_seconds(schedule.chunk_latents, prompt.fps)
+        )
         num_chunks = None
         if self.seconds is not None:
             frames_per_chunk = schedule.chunk_latents * PIECE_FRAMES / PIECE_LATENTS
@@ -106,8 +108,7 @@ class Start(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler: Any, latent: dict[str, Tensor], noise_seed: int) -> io.NodeOutput:
-        if not isinstance(sampler, ProgressiveSampler):
-            raise InputError(f"expected the sampler of Progressive Sampler, got {type(sampler).__name__}")
+        require_progressive(sampler)
         samples, mask = latent["samples"], latent.get("noise_mask")
         known = samples.shape[2] if mask is None else num_known_latents(mask)
         schedule = sampler.schedule_for(samples)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pavdm.prompts import PromptSchedule
-from pavdm.sampling import progressive
+from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.progressive import Noise, Progress, Velocity
+from pavdm.sampling.rectified_flow import ReplacementLoop
 from pavdm.sampling.schedule import Schedule
 from pavdm.sampling.state import PromptSwitch
 
@@ -75,3 +76,55 @@ def placed_noise(noise: Tensor, num_known: int, chunk_latents: int, seeds: tuple
         return own if missing == 0 else torch.cat([own, seeded(chunk, shape)[:, :, :missing].to(own)], dim=2)
 
     return of_chunk
+
+
+def fill_by_replacement(
+    loop: ReplacementLoop,
+    latents: Tensor,
+    num_known: int,
+    velocity: Velocity,
+    *,
+    noise: Tensor,
+    seeds: tuple[int, ...],
+    texts_for: Callable[[int], tuple[str, ...]],
+    on_step: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """`fill` by Open-Sora's naive loop, the baseline; what the arguments mean is said at `rectified_flow.extend`.
+
+    noise: (B, C, T, H, W), used at its place in the video; what lies beyond T comes from the seeds.
+    Raises InputError if there is a clip and it is shorter than what the loop keeps.
+    """
+    length = latents.shape[2]
+    known = latents[:, :, :num_known].float()
+
+    def drawn(index: int, step: int | None, shape: tuple[int, ...]) -> Tensor:
+        name = f"{index}" if step is None else f"{index}/{step}"
+        extra = torch.stack([progressive.named_noise(f"{seed}/{name}", shape[1:]) for seed in seeds]).to(noise)
+        if step is not None:
+            return extra
+        begin = index * loop.new_latents + (num_known - loop.condition_latents if num_known else 0)
+        own = noise[:, :, max(begin, 0) : max(begin, 0) + shape[2]]
+        return torch.cat([own, extra[:, :, own.shape[2] :]], dim=2)
+
+    clips = rectified_flow.extend(
+        loop,
+        velocity,
+        known if num_known else None,
+        shape=(*latents.shape[:2], *latents.shape[3:]),
+        texts_for=texts_for,
+        noise=drawn,
+        on_step=on_step,
+    )
+    pieces, made = [known], num_known
+    while made < length:
+        pieces.append(next(clips))
+        made += pieces[-1].shape[2]
+    return torch.cat(pieces, dim=2)[:, :, :length]
+
+
+def num_replacement_loops(loop: ReplacementLoop, length: int, num_known: int) -> int:
+    """How many loops `fill_by_replacement` takes; without a clip the first one makes a whole clip."""
+    missing = length - num_known
+    return math.ceil(
+        (missing if num_known else max(loop.new_latents, missing - loop.condition_latents)) / loop.new_latents
+    )

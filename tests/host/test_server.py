@@ -25,6 +25,8 @@ NODES = {
     "PAVDM_EncodeClip",
     "PAVDM_EmptyVideo",
     "PAVDM_ProgressiveSampler",
+    "PAVDM_ReplacementSampler",
+    "PAVDM_SchedulePlot",
     "PAVDM_Start",
     "PAVDM_Extend",
     "PAVDM_Finish",
