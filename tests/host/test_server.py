@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host
 
+OUTSIDE = "Value not in list|not found"  # newer hosts check combo values before they run anything
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODES = {
     "PAVDM_LoadModel",
@@ -112,7 +113,7 @@ def bad_inputs(workflow: Any, find: Any) -> dict[str, tuple[Any, str]]:
         "prompt": (changed(text, "PAVDM_EncodePrompt", text="|0| a |5"), "a prompt schedule"),
         "no length": (changed(text, "PAVDM_EmptyVideo", new_seconds=0), "set new_seconds above 0"),
         "batch": (changed(text, "PAVDM_EmptyVideo", batch_size=2), "Latent From Batch"),
-        "outside": (changed(text, "PAVDM_LoadModel", model_name="../../input/clip.mp4"), "not found"),
+        "outside": (changed(text, "PAVDM_LoadModel", model_name="../../input/clip.mp4"), OUTSIDE),
     }
 
 
@@ -150,6 +151,6 @@ def test_bad_input_gives_a_readable_error_and_the_server_goes_on(
     bad_files: None, server: Any, workflow: Any, find: Any, case: str
 ) -> None:
     graph, message = bad_inputs(workflow, find)[case]
-    with pytest.raises(Exception, match=re.escape(message)):
+    with pytest.raises(Exception, match=message if message == OUTSIDE else re.escape(message)):
         server.run(graph)
     assert server.run(workflow("text_to_long_video"))
