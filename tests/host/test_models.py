@@ -120,3 +120,19 @@ def test_an_interrupt_ends_a_long_run_and_the_server_goes_on(server: Any, workfl
         server.wait(running)
     assert time.monotonic() - before < 10
     assert server.run(workflow("text_to_long_video", new_seconds=1.0))
+
+
+def test_the_stock_text_encode_is_read_as_a_prompt_and_as_a_negative_prompt(
+    server: Any, workflow: Any, find: Any
+) -> None:
+    graph = workflow("text_to_long_video", new_seconds=1.0)
+    clip, guider = [find(graph, "PAVDM_LoadTextEncoder"), 0], graph[find(graph, "CFGGuider")]["inputs"]
+    prompt = graph[find(graph, "PAVDM_EncodePrompt")]["inputs"]
+    prompt.update({"text": "deep snow", "aesthetic": -1.0})
+    own = sampled(server, graph, find)
+    graph["positive"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "deep snow"}}
+    guider["positive"] = ["positive", 0]
+    torch.testing.assert_close(sampled(server, graph, find), own, rtol=1e-5, atol=1e-5)
+    graph["negative"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "a very long bad film"}}
+    guider["negative"] = ["negative", 0]
+    assert not torch.allclose(sampled(server, graph, find), own, atol=1e-2)
