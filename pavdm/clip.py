@@ -54,6 +54,12 @@ class Conditioning:
         return torch.from_numpy(self.frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
 
 
+def resampled(num_frames: int, source_fps: float, fps: float) -> list[int]:
+    """For each frame at `fps` the frame of a clip of `num_frames` at `source_fps` that is shown at its time."""
+    count = max(1, round(num_frames * fps / source_fps)) if num_frames else 0
+    return [min(num_frames - 1, int(index * source_fps / fps + 1e-6)) for index in range(count)]
+
+
 def read_conditioning(
     source: ClipSource, min_frames: int, max_frames: int, condition: Condition = "last", pad: bool = False
 ) -> Conditioning:

@@ -30,6 +30,22 @@ def clip_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavdm-tests"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--host", action="store_true", help="run the tests on a real ComfyUI, too (also PAVDM_HOST_TESTS=1)"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without --host the tests marked `host` are deselected, and pytest's last line counts them."""
+    if config.getoption("--host") or os.environ.get("PAVDM_HOST_TESTS") == "1":
+        return
+    on_host = [item for item in items if item.get_closest_marker("host")]
+    if on_host:
+        config.hook.pytest_deselected(items=on_host)
+        items[:] = [item for item in items if item not in on_host]
+
+
 @pytest.fixture(scope="session")
 def clips_dir() -> Path:
     folder = clip_cache()

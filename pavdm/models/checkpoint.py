@@ -30,6 +30,8 @@ __all__ = [
     "load_state_dict",
     "load_stdit3",
     "load_vae",
+    "read_stdit3",
+    "read_vae",
     "save_stdit3",
     "save_vae",
     "stdit3_config",
@@ -73,12 +75,26 @@ def load_stdit3(
     the network and one tensor; on the CPU, in the type they are stored in, they stay memory-mapped.
     Raises InputError for what is no STDiT3 checkpoint, disagrees with the config.json beside it, or is incomplete.
     """
-    weights = Weights(path)
-    network = STDiT3(stdit3_config(weights), operations=operations, attention=attention, device="meta", dtype=dtype)
-    wanted = _verify_stdit3(network, weights)
-    _fill(network, dict(weights.read(device, {key: tensor.dtype for key, tensor in wanted.items()})))
-    logger.info("loaded STDiT3 from %s: %.1f M parameters", path, weights.num_parameters / 1e6)
+    config, tensors = read_stdit3(path, device, dtype)
+    network = STDiT3(config, operations=operations, attention=attention, device="meta", dtype=dtype)
+    _fill(network, tensors)
     return network
+
+
+def read_stdit3(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> tuple[STDiT3Config, dict[str, Tensor]]:
+    """What `load_stdit3` loads, for whoever builds the network: its configuration and all of its tensors, verified.
+
+    dtype: None leaves the tensors in the types that they are stored in. Raises InputError as `load_stdit3`.
+    """
+    weights = Weights(path)
+    config = stdit3_config(weights)
+    wanted = _verify_stdit3(STDiT3(config, device="meta"), weights)
+    dtypes = None if dtype is None else dict.fromkeys(wanted, dtype)
+    tensors = {key: tensor for key, tensor in weights.read(device, dtypes) if key in wanted}
+    logger.info("loaded STDiT3 from %s: %.1f M parameters", path, weights.num_parameters / 1e6)
+    return config, tensors
 
 
 def check_stdit3(path: str | Path) -> None:
@@ -101,16 +117,31 @@ def load_vae(
     otherwise it replaces the spatial half. Where scale and shift are absent, config.json or else v1.2 gives them.
     Raises InputError for what is no such checkpoint, or is incomplete.
     """
-    network, parts, normalisation = _verified_vae(path, spatial_path, dtype, operations)
+    config, tensors = read_vae(path, device, dtype, spatial_path)
+    network = VideoVAE(config, operations=operations, device="meta", dtype=dtype)
+    _fill(network, tensors)
+    return network
+
+
+def read_vae(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    spatial_path: str | Path | None = None,
+) -> tuple[VAEConfig, dict[str, Tensor]]:
+    """What `load_vae` loads, for whoever builds the network: its configuration and all of its tensors, verified.
+
+    scale and shift are fp32 whatever `dtype` is. Raises InputError as `load_vae`.
+    """
+    network, parts, normalisation = _verified_vae(path, spatial_path, dtype)
     wanted = network.state_dict()
     tensors = {name: tensor.to(device) for name, tensor in normalisation.items()}
     for weights, names in parts:
         key_of = {stored: key for key, stored in names.items() if key not in NORMALISATION}
         for stored_key, tensor in weights.read(device, {stored: wanted[key].dtype for stored, key in key_of.items()}):
             tensors[key_of[stored_key]] = tensor
-    _fill(network, tensors)
     logger.info("loaded the VAE from %s", path)
-    return network
+    return network.config, tensors
 
 
 def check_vae(path: str | Path, spatial_path: str | Path | None = None) -> None:
@@ -119,7 +150,7 @@ def check_vae(path: str | Path, spatial_path: str | Path | None = None) -> None:
 
 
 def _verified_vae(
-    path: str | Path, spatial_path: str | Path | None, dtype: torch.dtype = torch.float32, operations: Any = nn
+    path: str | Path, spatial_path: str | Path | None, dtype: torch.dtype = torch.float32
 ) -> tuple[VideoVAE, list[tuple[Weights, dict[str, str]]], dict[str, Tensor]]:
     """The network on the meta device, the checkpoints that fill it (see `_vae_parts`), and its scale and shift."""
     parts = _vae_parts(path, spatial_path)
@@ -129,7 +160,7 @@ def _verified_vae(
         stored = {names[key]: torch.float32 for key in NORMALISATION if key in names}
         normalisation |= dict(weights.read("cpu", stored))
     config = _vae_config(Path(path), spatial_path, shapes, normalisation)
-    network = VideoVAE(config, operations=operations, device="meta", dtype=dtype)
+    network = VideoVAE(config, device="meta", dtype=dtype)
     wanted = network.state_dict()
     for name in NORMALISATION:
         if name not in normalisation:

@@ -110,7 +110,7 @@ def save_state(state: WindowState, path: str | os.PathLike[str]) -> None:
     tensors = {"window": state.window.cpu().contiguous()}
     if state.clean is not None:
         tensors["clean"] = state.clean.cpu().contiguous()
-    save_tensors(tensors, path, {METADATA_KEY: json.dumps(_header(state))})
+    save_tensors(tensors, path, {METADATA_KEY: json.dumps(header_of(state))})
 
 
 def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
@@ -152,7 +152,7 @@ def load_state(
     if metadata is None:
         raise InputError(f"{path} is a safetensors file, but no PA-VDM state: its header has no {METADATA_KEY!r}")
     try:
-        state = _from_header(json.loads(metadata), tensors)
+        state = from_header(json.loads(metadata), tensors)
         _check(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
@@ -163,7 +163,8 @@ def load_state(
     return state.to(device)
 
 
-def _header(state: WindowState) -> dict[str, Any]:
+def header_of(state: WindowState) -> dict[str, Any]:
+    """All of a state that is no tensor, as JSON can hold it."""
     return {
         "format": FORMAT_VERSION,
         "schedule": asdict(state.schedule),
@@ -180,7 +181,8 @@ def _header(state: WindowState) -> dict[str, Any]:
     }
 
 
-def _from_header(header: dict[str, Any], tensors: dict[str, Tensor]) -> WindowState:
+def from_header(header: dict[str, Any], tensors: dict[str, Tensor]) -> WindowState:
+    """The state of `header_of` with its tensors, `window` and perhaps `clean`. Raises InputError or KeyError."""
     if header["format"] != FORMAT_VERSION:
         raise InputError(f"the state has format {header['format']}, this version reads format {FORMAT_VERSION}")
     clean_texts = header["clean_texts"]

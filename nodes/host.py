@@ -1,0 +1,48 @@
+"""What every node file needs of the host: the menu's name, schemas that older hosts accept, model files by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import comfy.model_management
+import comfy.model_patcher
+import folder_paths
+from comfy_api.latest import io
+
+CATEGORY = "PA-VDM"
+_FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
+
+
+def schema(**fields: Any) -> io.Schema:
+    """A node's schema; fields that this host does not know yet (search aliases and the like) are left out."""
+    return io.Schema(category=CATEGORY, **{name: value for name, value in fields.items() if name in _FIELDS})
+
+
+def model_file(folder: str, name: str) -> str:
+    """Full path of `name`, one of the host's files in the models folder `folder`."""
+    return folder_paths.get_full_path_or_raise(folder, name)
+
+
+def make_patcher(module: Any, load_device: Any, offload_device: Any, disable_dynamic: bool = False) -> Any:
+    """The host's own patcher around `module`, of the class that it uses at this moment (classic or dynamic VRAM)."""
+    classic = comfy.model_patcher.ModelPatcher
+    kind = classic if disable_dynamic else getattr(comfy.model_patcher, "CoreModelPatcher", classic)
+    return kind(module, load_device=load_device, offload_device=offload_device)
+
+
+def is_dynamic(patcher: Any) -> bool:
+    """Whether `patcher` pages weights in by itself, so that they must be assigned, not copied (0.12 and later)."""
+    return bool(getattr(patcher, "is_dynamic", lambda: False)())
+
+
+def check_interrupted() -> None:
+    """Raise the host's own exception when the user pressed Cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def call_if_there(function: Callable[..., Any] | None, *arguments: Any) -> None:
+    """Call what only newer hosts have."""
+    if function is not None:
+        function(*arguments)

@@ -1,0 +1,203 @@
+"""Load PA-VDM Model: STDiT3 behind the host's MODEL.
+
+The host's own detection takes an STDiT3 file for PixArt, so the configuration is built here. The steps are those of
+`comfy.sd.load_diffusion_model_state_dict`; what is checked there by a log line is an error here, before anything is
+built.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.conds
+import comfy.latent_formats
+import comfy.model_base
+import comfy.model_management as mm
+import comfy.supported_models_base
+import comfy.utils
+import folder_paths
+import torch
+from comfy_api.latest import io
+from torch import Tensor, nn
+
+from pavdm.models.checkpoint import read_stdit3
+from pavdm.sampling.schedule import NUM_TIMESTEPS, Schedule
+
+from .host import is_dynamic, make_patcher, model_file, schema
+from .network import CLOCK, DEFAULT_FPS, CONDTexts, HostSTDiT3, Text
+
+WEIGHT_DTYPES = {
+    "default": None,
+    "bf16": torch.bfloat16,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+    "fp8_e5m2": torch.float8_e5m2,
+}
+
+
+class VideoLatent(comfy.latent_formats.LatentFormat):
+    """Latents of the Open-Sora VAE v1.2, which normalises them itself."""
+
+    latent_channels = 4
+    latent_dimensions = 3
+    spacial_downscale_ratio = 8
+
+
+class PerFrameFlow(nn.Module):
+    """Rectified flow, x = (1 - sigma) x0 + sigma noise, with sigma (B,) or (B, T); the network gives x0 - noise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sigmas", torch.arange(1, NUM_TIMESTEPS + 1) / NUM_TIMESTEPS, persistent=False)
+
+    @property
+    def sigma_min(self) -> Tensor:
+        return self.sigmas[0]
+
+    @property
+    def sigma_max(self) -> Tensor:
+        return self.sigmas[-1]
+
+    def timestep(self, sigma: Tensor) -> Tensor:
+        return sigma * NUM_TIMESTEPS
+
+    def sigma(self, timestep: Tensor) -> Tensor:
+        return timestep / NUM_TIMESTEPS
+
+    def percent_to_sigma(self, percent: float) -> float:
+        return 1.0 - min(max(percent, 0.0), 1.0)
+
+    def calculate_input(self, sigma: Tensor, noise: Tensor) -> Tensor:
+        return noise
+
+    def calculate_denoised(self, sigma: Tensor, model_output: Tensor, model_input: Tensor) -> Tensor:
+        return model_input + over_frames(sigma) * model_output
+
+    def noise_scaling(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, max_denoise: bool = False) -> Tensor:
+        return sigma * noise + (1.0 - sigma) * latent_image
+
+    def inverse_noise_scaling(self, sigma: Tensor, latent: Tensor) -> Tensor:
+        return latent
+
+
+def over_frames(sigma: Tensor) -> Tensor:
+    """(B,) or (B, T) -> (B, 1, 1 or T, 1, 1)."""
+    return sigma.reshape(sigma.shape[0], 1, -1, 1, 1)
+
+
+class PAVDM(comfy.model_base.BaseModel):
+    """STDiT3 among the host's models."""
+
+    def __init__(self, model_config: Any, device: Any = None) -> None:
+        super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostSTDiT3)
+        self.model_sampling = PerFrameFlow()
+
+    def _apply_model(
+        self,
+        x: Tensor,
+        t: Tensor,
+        c_concat: Any = None,
+        c_crossattn: Any = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        options = transformer_options or {}
+        if CLOCK in options:
+            t = options[CLOCK].sigmas(x.shape[0])
+        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+
+    def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
+        """Texts and frames per second, from the conditioning of Encode Prompt or of any stock T5 text encode node."""
+        embeddings: Tensor = kwargs["cross_attn"]
+        mask = kwargs.get("attention_mask")
+        if mask is not None:
+            embeddings = embeddings[:, mask[0].bool()]
+        role = kwargs.get("pavdm_role", "own")
+        fps = float(kwargs.get("frame_rate", DEFAULT_FPS))
+        texts = [Text(embedding, role) for embedding in embeddings]
+        return {"texts": CONDTexts(texts), "fps": comfy.conds.CONDConstant(fps)}
+
+    def memory_required(self, input_shape: Any, *args: Any, **kwargs: Any) -> float:
+        """However long the video, the network sees a window of it."""
+        shape = list(input_shape)
+        shape[2] = min(shape[2], Schedule().window_latents)
+        return super().memory_required(shape, *args, **kwargs)
+
+
+class Config(comfy.supported_models_base.BASE):
+    """What the host wants to know of a kind of model."""
+
+    unet_config: dict[str, Any] = {}  # noqa: RUF012
+    unet_extra_config: dict[str, Any] = {}  # noqa: RUF012
+    latent_format = VideoLatent
+    memory_usage_factor = 2.0
+    supported_inference_dtypes = [torch.bfloat16, torch.float32]  # noqa: RUF012
+
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> PAVDM:
+        return PAVDM(self, device=device)
+
+    def clip_target(self, state_dict: Any = None) -> None:
+        return None
+
+
+def load_patcher(path: str, options: dict[str, Any], disable_dynamic: bool = False) -> Any:
+    """The host's patcher around the STDiT3 in `path`. options: the host's model options (dtype, custom_operations).
+
+    Raises InputError for a file that is no complete STDiT3 checkpoint.
+    """
+    network_config, state = read_stdit3(path)
+    config = Config({"config": network_config})
+    load_device = mm.get_torch_device()
+    supported = config.supported_inference_dtypes
+    dtype = options.get("dtype") or mm.unet_dtype(
+        model_params=comfy.utils.calculate_parameters(state),
+        supported_dtypes=supported,
+        weight_dtype=comfy.utils.weight_dtype(state),
+    )
+    manual_cast = mm.unet_manual_cast(dtype, load_device, supported)
+    config.set_inference_dtype(dtype, manual_cast)
+    config.unet_config["compute_dtype"] = manual_cast or dtype
+    config.custom_operations = options.get("custom_operations")
+    offload_device = mm.unet_offload_device()
+    model = config.get_model(state)
+    patcher = make_patcher(model, load_device, offload_device, disable_dynamic)
+    if is_dynamic(patcher):
+        model.load_model_weights(state, "", assign=True)
+    else:
+        model.to(offload_device)
+        model.load_model_weights(state, "")
+    patcher.cached_patcher_init = (load_patcher, (path, options))
+    return patcher
+
+
+class LoadModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_LoadModel",
+            display_name="Load PA-VDM Model",
+            description="Loads an STDiT3 of Open-Sora v1.2, or one fine-tuned from it (PA-VDM), as a MODEL. The stock "
+            "diffusion model loader takes these files for another network.",
+            search_aliases=["stdit", "stdit3", "open-sora", "opensora"],
+            inputs=[
+                io.Combo.Input(
+                    "model_name",
+                    options=folder_paths.get_filename_list("diffusion_models"),
+                    tooltip="File in models/diffusion_models: OpenSora-STDiT-v3, or a checkpoint fine-tuned from it.",
+                ),
+                io.Combo.Input(
+                    "weight_dtype",
+                    options=list(WEIGHT_DTYPES),
+                    default="default",
+                    tooltip="Number format of the weights in memory. fp8 halves their memory against bf16 and costs "
+                    "some accuracy; they are computed with in bf16 or fp32.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="For a guider, a LoRA loader or Extend.")],
+        )
+
+    @classmethod
+    def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
+        dtype = WEIGHT_DTYPES[weight_dtype]
+        options = {} if dtype is None else {"dtype": dtype}
+        return io.NodeOutput(load_patcher(model_file("diffusion_models", model_name), options))

@@ -1,0 +1,242 @@
+"""A video made step by step: Start, Extend, Finish, and its state on disk.
+
+A state is a value: it may feed several nodes (branches), be saved, and go on with another guider (prompt, guidance,
+LoRA).
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import comfy.samplers
+import folder_paths
+import latent_preview
+import torch
+from comfy_api.latest import io
+from torch import Tensor
+
+from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
+from pavdm.errors import InputError
+from pavdm.sampling.progressive import Progress
+from pavdm.sampling.video_state import VideoState, begin, extend, load_video_state, prompted, save_video_state
+
+from .conditioning import latent_seconds
+from .host import schema
+from .sampling import num_known_latents, require_progressive
+from .velocity import GuiderVelocity, prompt_of
+
+State = io.Custom("PAVDM_STATE")
+SUFFIX = ".safetensors"
+
+
+class StepSampler(comfy.samplers.Sampler):
+    """Takes a video some chunks further inside the host's guider. seconds: of new video, or None to end it."""
+
+    def __init__(self, video: VideoState, seconds: float | None) -> None:
+        self.video = video
+        self.seconds = seconds
+
+    def sample(
+        self,
+        model_wrap: Any,
+        sigmas: Tensor,
+        extra_args: dict[str, Any],
+        callback: Any,
+        noise: Tensor,
+        latent_image: Tensor | None = None,
+        denoise_mask: Tensor | None = None,
+        disable_pbar: bool = False,
+    ) -> Tensor:
+        prompt = prompt_of(model_wrap)
+        schedule = self.video.schedule
+        video = prompted(
+            self.video, prompt.schedule, prompt.embeddings, latent_seconds(schedule.chunk_latents, prompt.fps)
+        )
+        num_chunks = None
+        if self.seconds is not None:
+            frames_per_chunk = schedule.chunk_latents * PIECE_FRAMES / PIECE_LATENTS
+            num_chunks = math.ceil(round(self.seconds * prompt.fps) / frames_per_chunk)
+        velocity = GuiderVelocity(model_wrap, extra_args, video.embeddings)
+        assert video.window is not None
+        first_call = video.window.call
+
+        def progress(done: Progress) -> None:
+            if velocity.denoised is not None and done.calls is not None:
+                front = velocity.denoised[:, :, : schedule.chunk_latents]
+                callback(done.call - first_call - 1, front, front, done.calls - first_call)
+
+        self.video = extend(video, velocity, num_chunks, device=noise.device, progress=progress)
+        return noise
+
+
+def advance(guider: Any, video: VideoState, seconds: float | None) -> VideoState:
+    """`video` taken further by the host's guider (its model loaded, patched and watched for Cancel by the host)."""
+    window = torch.zeros(*video.clip.shape[:2], video.schedule.window_latents, *video.clip.shape[3:])
+    sampler = StepSampler(video, seconds)
+    callback = latent_preview.prepare_callback(guider.model_patcher, 1)
+    guider.sample(window, window, sampler, torch.tensor([1.0, 0.0]), callback=callback, seed=video.seed)
+    return sampler.video
+
+
+class Start(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_Start",
+            display_name="Start Long Video",
+            description="Begins a video that Extend takes further, step by step.",
+            inputs=[
+                io.Sampler.Input("sampler", tooltip="Of Progressive Sampler: its settings hold for the whole video."),
+                io.Latent.Input(
+                    "latent",
+                    tooltip="Of Encode Clip to go on from a clip, or of Empty Video to start from text. What is masked "
+                    "as new is not used here: Extend says how long.",
+                ),
+                io.Int.Input(
+                    "noise_seed",
+                    default=42,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=True,
+                    tooltip="Decides each chunk's noise, in however many steps the video is made.",
+                ),
+            ],
+            outputs=[State.Output(display_name="state", tooltip="For Extend.")],
+        )
+
+    @classmethod
+    def execute(cls, sampler: Any, latent: dict[str, Tensor], noise_seed: int) -> io.NodeOutput:
+        require_progressive(sampler)
+        samples, mask = latent["samples"], latent.get("noise_mask")
+        known = samples.shape[2] if mask is None else num_known_latents(mask)
+        schedule = sampler.schedule_for(samples)
+        return io.NodeOutput(begin(schedule, samples[:, :, :known], noise_seed, sampler.prompt_switch))
+
+
+class Extend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_Extend",
+            display_name="Extend Long Video",
+            description="Takes a video further. Between two Extend nodes the prompt, the guidance and the LoRAs may "
+            "change: chunks that are already in the window keep their text.",
+            inputs=[
+                io.Guider.Input("guider", tooltip="Model, prompt and guidance for this part, such as CFG Guider."),
+                State.Input("state", tooltip="Of Start, Extend or Load State. It may feed several nodes: branches."),
+                io.Float.Input(
+                    "seconds",
+                    default=10.0,
+                    min=0.1,
+                    max=86400.0,
+                    step=0.1,
+                    tooltip="New video to finish, in seconds, rounded up to whole chunks.",
+                ),
+            ],
+            outputs=[
+                State.Output(display_name="state", tooltip="For Extend, Finish or Save State."),
+                io.Latent.Output(display_name="new_latent", tooltip="What this node finished, for Decode to Video."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, guider: Any, state: VideoState, seconds: float) -> io.NodeOutput:
+        after = advance(guider, state, seconds)
+        return io.NodeOutput(after, {"samples": after.finished[:, :, state.finished.shape[2] :]})
+
+
+class Finish(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_Finish",
+            display_name="Finish Long Video",
+            description="The latents of the whole video, clip first. With a guider, the chunks that are still half "
+            "denoised in the window are brought to rest first and belong to it; without one they are left out.",
+            inputs=[
+                State.Input("state", tooltip="Of Extend or Load State."),
+                io.Guider.Input(
+                    "guider", optional=True, tooltip="Brings the window to rest: window_chunks - 1 chunks more."
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="For Decode to Video.")],
+        )
+
+    @classmethod
+    def execute(cls, state: VideoState, guider: Any = None) -> io.NodeOutput:
+        if guider is not None:
+            state = advance(guider, state, None)
+        return io.NodeOutput({"samples": state.latents})
+
+
+class SaveState(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_SaveState",
+            display_name="Save State",
+            description="Writes a state to the output folder as the next numbered file. A few megabytes per minute of "
+            "video at 240p.",
+            is_output_node=True,
+            inputs=[
+                State.Input("state", tooltip="Of Start, Extend or Load State."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="pavdm/state",
+                    tooltip="Folder and name in the output folder; a number and .safetensors are added.",
+                ),
+            ],
+            outputs=[State.Output(display_name="state", tooltip="The same state, once it is on disk.")],
+        )
+
+    @classmethod
+    def execute(cls, state: VideoState, filename_prefix: str) -> io.NodeOutput:
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        save_video_state(state, Path(folder) / f"{name}_{counter:05}_{SUFFIX}")
+        return io.NodeOutput(state)
+
+
+def saved_file(filename_prefix: str, number: int) -> Path:
+    """The state file `number` under a prefix in the output folder, 0 for the last one.
+
+    Raises InputError if there is none, or the prefix leads out of the output folder.
+    """
+    output = Path(folder_paths.get_output_directory()).resolve()
+    place = (output / filename_prefix).resolve()
+    if not place.is_relative_to(output):
+        raise InputError(f"{filename_prefix!r} leads out of the output folder: name a file in it")
+    pattern = f"{place.name}_{number:05}_{SUFFIX}" if number else f"{place.name}_[0-9]*_{SUFFIX}"
+    found = sorted(place.parent.glob(pattern))
+    if not found:
+        raise InputError(f"no saved state {pattern} in {place.parent}: save one with Save State first")
+    return found[-1]
+
+
+class LoadState(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="PAVDM_LoadState",
+            display_name="Load State",
+            description="Reads a state that Save State wrote, to go on from it.",
+            inputs=[
+                io.String.Input(
+                    "filename_prefix", default="pavdm/state", tooltip="As in Save State: folder and name in output."
+                ),
+                io.Int.Input("number", default=0, min=0, max=99999, tooltip="Number of the file; 0 for the last one."),
+            ],
+            outputs=[State.Output(display_name="state", tooltip="For Extend or Finish.")],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, filename_prefix: str, number: int) -> str:
+        file = saved_file(filename_prefix, number)
+        return f"{file} {file.stat().st_mtime_ns}"
+
+    @classmethod
+    def execute(cls, filename_prefix: str, number: int) -> io.NodeOutput:
+        return io.NodeOutput(load_video_state(saved_file(filename_prefix, number)))

@@ -1,0 +1,184 @@
+"""A real ComfyUI server with this pack in custom_nodes and small random models, for the tests in this folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACK = "pavdm"
+SECONDS_TO_START = 180
+SECONDS_PER_RUN = 240
+
+Graph = dict[str, dict[str, Any]]
+
+
+class RunFailed(Exception):
+    """The server ran a workflow and reported an error; the text is what the UI shows."""
+
+
+@dataclass
+class Server:
+    """A running ComfyUI; `base` holds its models, input, output and temp folders, `log` what it printed."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    base: Path
+    log: Path
+
+    def get(self, path: str, data: dict[str, Any] | None = None) -> Any:
+        request = urllib.request.Request(self.url + path, None if data is None else json.dumps(data).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                body = answer.read()
+        except urllib.error.HTTPError as error:
+            body = error.read()
+        return json.loads(body) if body else None
+
+    def queue(self, graph: Graph) -> str:
+        """Queue a workflow in API format and return its id; RunFailed if the server refuses it."""
+        answer = self.get("/prompt", {"prompt": graph})
+        if "prompt_id" not in answer or answer.get("node_errors"):
+            raise RunFailed(json.dumps(answer))
+        return answer["prompt_id"]
+
+    def wait(self, prompt_id: str) -> dict[str, Any]:
+        """Outputs by node id, once the workflow is done; RunFailed with the node's message if it failed."""
+        end = time.monotonic() + SECONDS_PER_RUN
+        while time.monotonic() < end:
+            assert self.process.poll() is None, f"the server ended:\n{self.log.read_text()[-3000:]}"
+            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry:
+                for kind, content in entry["status"]["messages"]:
+                    if kind in ("execution_error", "execution_interrupted"):
+                        raise RunFailed(content.get("exception_message", kind))
+                return entry["outputs"]
+            time.sleep(0.1)
+        raise AssertionError(f"no end after {SECONDS_PER_RUN} s:\n{self.log.read_text()[-3000:]}")
+
+    def run(self, graph: Graph) -> dict[str, Any]:
+        return self.wait(self.queue(graph))
+
+    def files(self, outputs: dict[str, Any], node: str) -> list[Path]:
+        """The files that an output node names."""
+        listed = [file for group in outputs[node].values() if isinstance(group, list) for file in group]
+        return [self.base / f["type"] / f["subfolder"] / f["filename"] for f in listed if isinstance(f, dict)]
+
+
+@pytest.fixture(scope="session")
+def core() -> Path:
+    """The folder of a ComfyUI: COMFYUI_PATH, else the pinned one, fetched once."""
+    if path := os.environ.get("COMFYUI_PATH"):
+        return Path(path)
+    cache = os.environ.get("PAVDM_TEST_CACHE") or Path.home() / ".cache" / "pavdm-tests"
+    fetch = [sys.executable, ROOT / "scripts" / "comfyui_core.py", cache]
+    done = subprocess.run(fetch, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"no ComfyUI to test on: {done.stderr}", pytrace=False)
+    return Path(done.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory, models: Path, carphone: Path) -> Path:
+    """ComfyUI's base folder: this pack, the small models, and clip.mp4 (120 frames, 29.97 fps) as input."""
+    folder = tmp_path_factory.mktemp("comfyui")
+    places = {"stdit": "diffusion_models/tiny", "vae": "vae/tiny", "text_encoder": "text_encoders/tiny"}
+    for network, place in places.items():
+        shutil.copytree(models / network, folder / "models" / place)
+    (folder / "input").mkdir()
+    shutil.copy(carphone, folder / "input" / "clip.mp4")
+    (folder / "custom_nodes").mkdir()
+    (folder / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(core: Path, base: Path) -> Iterator[Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = base / "server.log"
+    options = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
+    options += ["--base-directory", str(base), "--port", str(port), "--use-pytorch-cross-attention"]
+    options += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
+    with log.open("wb") as output:
+        command = [sys.executable, core / "main.py", *options]
+        process = subprocess.Popen(command, cwd=core, stdout=output, stderr=subprocess.STDOUT)
+    running = Server(process, f"http://127.0.0.1:{port}", base, log)
+    try:
+        _wait_until_up(running)
+        yield running
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_up(server: Server) -> None:
+    end = time.monotonic() + SECONDS_TO_START
+    while time.monotonic() < end:
+        if server.process.poll() is not None:
+            break
+        try:
+            server.get("/system_stats")
+            return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.2)
+    pytest.fail(f"ComfyUI did not start:\n{server.log.read_text()[-3000:]}", pytrace=False)
+
+
+@pytest.fixture
+def workflow() -> Any:
+    """A function: a shipped workflow in API format, made small for the tiny models; `titles` finds its nodes."""
+
+    def load(name: str, new_seconds: float = 2.0) -> Graph:
+        graph: Graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
+        for node in graph.values():
+            inputs = node["inputs"]
+            if node["class_type"] == "CLIPLoader":  # the stock loader knows the published size only
+                node["class_type"] = "PAVDM_LoadTextEncoder"
+                node["inputs"] = {"text_encoder_name": "tiny/model.safetensors"}
+            small: dict[str, Any] = {
+                "model_name": "tiny/model.safetensors",
+                "vae_name": "tiny/model.safetensors",
+                "resolution": "custom",
+                "width": 64,
+                "height": 48,
+                "new_seconds": new_seconds,
+                "steps": 6,
+                "window_chunks": 3,
+                "filename_prefix": f"tests/{uuid.uuid4().hex}",  # the host runs no output node twice on equal inputs
+            }
+            inputs.update({key: value for key, value in small.items() if key in inputs})
+        return graph
+
+    return load
+
+
+def by_class(graph: Graph, class_type: str) -> str:
+    """Id of the only node of a class."""
+    (found,) = [number for number, node in graph.items() if node["class_type"] == class_type]
+    return found
+
+
+@pytest.fixture
+def find() -> Any:
+    return by_class

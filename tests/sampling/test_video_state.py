@@ -1,0 +1,64 @@
+"""A video in the making: in steps, in branches, over a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pavdm.errors import InputError
+from pavdm.prompts import PromptSchedule
+from pavdm.sampling.schedule import Schedule
+from pavdm.sampling.video_state import VideoState, begin, extend, load_video_state, prompted, save_video_state
+
+EMBEDDINGS = {"a": torch.ones(2, 3), "b": torch.zeros(4, 3)}
+
+
+def velocity(latents: Tensor, timesteps: Tensor, texts: object, frame_mask: Tensor | None = None) -> Tensor:
+    return torch.sin(latents.mean(dim=2, keepdim=True)) - 0.1 * latents
+
+
+def started(text: str = "a") -> VideoState:
+    clip = torch.randn(1, 4, 5, 2, 2, generator=torch.Generator().manual_seed(3))
+    return read(begin(Schedule(3, 5, 6), clip, seed=9, prompt_switch="chunk"), text)
+
+
+def read(video: VideoState, text: str) -> VideoState:
+    return prompted(video, PromptSchedule((text,)), {text: EMBEDDINGS[text]}, 1.0)
+
+
+def test_steps_with_a_file_between_give_what_one_go_gives(tmp_path: Path) -> None:
+    once = extend(extend(started(), velocity, 3), velocity, None)
+    first = extend(started(), velocity, 1)
+    save_video_state(first, tmp_path / "state.safetensors")
+    again = read(load_video_state(tmp_path / "state.safetensors"), "a")
+    steps = extend(extend(again, velocity, 2), velocity, None)
+    assert torch.equal(once.latents, steps.latents)
+    assert once.latents.shape[2] == 5 + 15 + 10  # the clip, three chunks, two that were in the window
+
+
+def test_a_state_stays_as_it_is_when_it_is_extended() -> None:
+    video = extend(started(), velocity, 1)
+    left, right = extend(video, velocity, 1), extend(read(video, "b"), velocity, 2)
+    assert video.finished.shape[2] == 5
+    assert (left.finished.shape[2], right.finished.shape[2]) == (10, 15)
+
+
+def test_texts_that_the_window_still_reads_keep_their_embeddings() -> None:
+    video = extend(read(extend(started("a"), velocity, 1), "b"), velocity, 1)
+    assert set(read(video, "b").embeddings) == {"a", "b"}
+    later = read(extend(video, velocity, 4), "b")
+    assert set(later.embeddings) == {"b"}
+
+
+def test_an_ended_video_is_not_extended() -> None:
+    with pytest.raises(InputError, match="has ended"):
+        extend(extend(extend(started(), velocity, 1), velocity, None), velocity, 1)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no readable video state"):
+        load_video_state(tmp_path / "x.safetensors")
