@@ -87,12 +87,15 @@ def replacement_chunks(run: Run, loop: rectified_flow.ReplacementLoop, condition
             raise Interrupted(state)
         run.monitor.progress(Progress(index * loop.steps + step + 1, run.num_chunks * loop.steps, index))
 
+    # From text alone the first loop is longer by what the others take over, so they begin that much later.
+    later = 0.0 if state.settings.get("clip") else loop.condition_latents / loop.new_latents
+
     clips = rectified_flow.extend(
         loop,
         run.velocity,
         None if conditioning is None else conditioning.to(run.device),
         shape=(batch, channels, height, width),
-        texts_for=state.texts_for,
+        texts_for=lambda index: state.texts_for(index + later if index else 0),
         noise=noise,
         first_loop=state.next_chunk,
         on_step=on_step,

@@ -94,10 +94,11 @@ class PromptSchedule:
             schedule = cls(texts, tuple(_chunk(mark) for mark in marks))
         return cls(texts) if len(texts) == 1 else schedule
 
-    def index(self, chunk: int, chunk_seconds: float) -> int:
+    def index(self, chunk: float, chunk_seconds: float) -> int:
         """Position in `texts` of the text in force for a new chunk that is `chunk_seconds` long.
 
-        chunk: 0 is the first new chunk; the clip's own chunks have negative numbers and take the first text.
+        chunk: 0 is the first new chunk; the clip's own chunks have negative numbers and take the first text. A fraction
+        says that the chunk begins later than its number tells.
         """
         position = chunk * chunk_seconds + _ROUNDING_SECONDS if self.unit == "seconds" else chunk
         return max(bisect_right(self.starts, position) - 1, 0)

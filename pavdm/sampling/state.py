@@ -72,8 +72,8 @@ class WindowState:
         row = self.row
         return self.first_chunk + (row.first if row is not None else self.total or 0)
 
-    def texts_for(self, chunk: int) -> tuple[str, ...]:
-        """The text in force for chunk `chunk` of each batch item, (B,)."""
+    def texts_for(self, chunk: float) -> tuple[str, ...]:
+        """The text in force for chunk `chunk` of each batch item, (B,); see `PromptSchedule.index`."""
         return tuple(p.texts[p.index(chunk, self.chunk_seconds)] for p in self.prompts)
 
     def with_prompts(self, prompts: tuple[PromptSchedule, ...]) -> WindowState:
