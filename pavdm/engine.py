@@ -350,8 +350,8 @@ def _to_frames(pixels: Tensor) -> NDArray[np.uint8]:
 def _record(settings: Settings, state: WindowState, plan: _Plan) -> dict[str, Any]:
     """What the video file says about itself.
 
-    clip_frames: its first frames, which show the clip. chunk_frames: of each chunk after them; of the VAE's pieces, where
-    the seams are, if chunks are no whole pieces.
+    clip_frames: its first frames, which show the clip. chunk_frames: of each chunk after them; of the VAE's pieces,
+    where the seams are, if chunks are no whole pieces.
     """
     whole_pieces = state.schedule.chunk_latents % PIECE_LATENTS == 0
     return {

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pavdm.errors import InputError
 from pavdm.evaluation import registry
-from pavdm.evaluation.measure import Measurements
+from pavdm.evaluation.measurement import Measurements
 
 _RESAMPLES = 4000
 _LEVEL = 0.95
@@ -57,7 +57,7 @@ def compare(methods: Mapping[str, Sequence[Measurements]], seed: int = 0) -> Com
     differences: dict[str, dict[str, Estimate]] = {}
     for key in registry.summary_keys():
         values = {method: _values(videos, key) for method, videos in methods.items()}
-        estimates[key] = {method: _estimate(list(v.values()), seed) for method, v in values.items() if v}
+        estimates[key] = {method: mean_interval(list(v.values()), seed) for method, v in values.items() if v}
         differences[key] = {
             method: _difference(values[method], values[first], paired, seed)
             for method in others
@@ -82,21 +82,23 @@ def _difference(
     of: Mapping[tuple[str, int], float], to: Mapping[tuple[str, int], float], paired: bool, seed: int
 ) -> Estimate:
     if paired:
-        return _estimate([of[name] - to[name] for name in to], seed)
+        return mean_interval([of[name] - to[name] for name in to], seed)
     ours, theirs = _resampled(list(of.values()), seed), _resampled(list(to.values()), seed + 1)
     mean = float(np.mean(list(of.values())) - np.mean(list(to.values())))
-    single = min(len(of), len(to)) < 2
-    return Estimate(mean, *((None, None) if single else _interval(ours - theirs)), min(len(of), len(to)))
+    if min(len(of), len(to)) < 2:
+        return Estimate(mean, None, None, 1)
+    return Estimate(mean, *_interval(ours - theirs), min(len(of), len(to)))
 
 
-def _estimate(values: list[float], seed: int) -> Estimate:
-    mean = float(np.mean(values))
+def mean_interval(values: Sequence[float], seed: int = 0) -> Estimate:
+    """Mean of `values` with its percentile bootstrap interval; NaN of none."""
+    mean = float(np.mean(values)) if values else float("nan")
     if len(values) < 2:
         return Estimate(mean, None, None, len(values))
     return Estimate(mean, *_interval(_resampled(values, seed)), len(values))
 
 
-def _resampled(values: list[float], seed: int) -> NDArray[np.float64]:
+def _resampled(values: Sequence[float], seed: int) -> NDArray[np.float64]:
     """Means of samples drawn from `values` with replacement, (resamples,)."""
     drawn = np.random.default_rng(seed).integers(len(values), size=(_RESAMPLES, len(values)))
     means: NDArray[np.float64] = np.asarray(values, np.float64)[drawn].mean(1)

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from pavdm.errors import InputError
 from pavdm.evaluation import pixels, registry
 from pavdm.evaluation.drift import Series, statistics_of
+from pavdm.evaluation.latents import Statistics, latent_drift, latent_statistics
 from pavdm.evaluation.layout import Chunk, Layout, find_layout, read_record
 from pavdm.evaluation.motion import STATIC_BELOW, Motion, opencv
 from pavdm.evaluation.pictures import ContactSheet
@@ -55,7 +57,7 @@ class Measurements:
     record: dict[str, Any] = field(default_factory=dict)  # what pavdm wrote into the file
     sheet: tuple[tuple[int, NDArray[np.uint8]], ...] = ()  # frame number and small picture
     worst_seams: tuple[SeamPictures, ...] = ()
-    latents: dict[str, NDArray[np.float64]] = field(default_factory=dict)  # per chunk of latents
+    latents: Statistics = field(default_factory=dict)  # per 5 latents: "mean" and "std", (chunks, C)
 
     @property
     def seconds(self) -> float:
@@ -75,6 +77,7 @@ def measure(
     chunk_frames: int | None = None,
     clip_frames: int | None = None,
     include_clip: bool = False,
+    latents: Tensor | Iterable[Tensor] | None = None,
     pictures: bool = False,
 ) -> Measurements:
     """Measure one video.
@@ -85,11 +88,14 @@ def measure(
         chunk_frames: frames of a chunk; None: what the file records, else 17.
         clip_frames: frames at the start that show the clip that was continued; None: what the file records, else 0.
             They are in the curves, but not in the summary, unless `include_clip`.
+        latents: of the video, (1, C, T, h, w) or pieces of it in order.
         pictures: keep small pictures for a contact sheet, and the worst seams.
 
     Raises:
-        InputError: the file cannot be read; there are no frames; frames of another kind or of unequal sizes.
+        InputError: the file cannot be read; there are no frames; frames of another kind or of unequal sizes; latents
+            of another shape.
     """
+    statistics = None if latents is None else latent_statistics(latents)
     source = _Source.of(video, name, fps)
     layout = find_layout(source.record, chunk_frames, clip_frames)
     run = _Pass(source.fps, layout, pictures)
@@ -97,7 +103,7 @@ def measure(
         run.next(_checked(frame, run.size))
     if not run.num_frames:
         raise InputError(f"{source.name}: there is no frame to measure")
-    return run.finish(source, 0 if include_clip else layout.clip_frames)
+    return run.finish(source, 0 if include_clip else layout.clip_frames, statistics)
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ class _Pass:
         self._before, self.size = frame, (frame.shape[0], frame.shape[1])
         self.num_frames += 1
 
-    def finish(self, source: _Source, first_scored: int) -> Measurements:
+    def finish(self, source: _Source, first_scored: int, latents: Statistics | None) -> Measurements:
         self._seams.finish()
         if self._scenes is not None:
             self._scenes.finish(self.num_frames)
@@ -182,12 +188,14 @@ class _Pass:
             **_motion_summary(series, scored, self._fps),
             "scenes": None if self._scenes is None else float(len(self._scenes.cuts) + 1),
             "repetition": similarity.score,
+            **({"latent_mean_drift": None, "latent_std_drift": None} if latents is None else latent_drift(latents)),
         }
         for key in registry.STATISTIC_SERIES:
             found = statistics_of(series[key], scored, self._fps)
             summary |= {f"{key}.{how}": value for how, value in found.items()}
         assert self.size is not None
-        absent = [registry.find(key) for key in registry.summary_keys() if registry.find(key).needs in self._absent]
+        absent = self._absent | ({"latents"} if latents is None else set())
+        missing = [registry.find(key) for key in registry.summary_keys() if registry.find(key).needs in absent]
         return Measurements(
             name=source.name,
             fps=source.fps,
@@ -201,10 +209,11 @@ class _Pass:
             seams=tuple(self._seams.found),
             cuts=() if self._scenes is None else tuple(self._scenes.cuts),
             similarity=similarity,
-            missing={measure.key: registry.HOW_TO_GET[measure.needs] for measure in absent},
+            missing={measure.key: registry.HOW_TO_GET[measure.needs] for measure in missing},
             record=source.record,
             sheet=() if self._sheet is None else self._sheet.pictures,
             worst_seams=tuple(self._seams.worst),
+            latents=latents or {},
         )
 
 
