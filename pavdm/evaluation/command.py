@@ -49,26 +49,38 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="latents of the video: a safetensors file or the --state folder of its run; once for every VIDEO",
     )
+    networks = parser.add_argument_group(
+        "networks", "More measures, with networks that are on this machine already. Nothing is fetched."
+    )
+    networks.add_argument("--clip", type=Path, metavar="DIR", help="a CLIP model in transformers' form")
+    networks.add_argument("--dino", type=Path, metavar="DIR", help="a DINO or DINOv2 model in transformers' form")
+    networks.add_argument("--prompt", metavar="TEXT", help="of the videos (default: what pavdm recorded in each)")
+    networks.add_argument("--vbench", action="store_true", help="the dimensions of the paper's table 1, by vbench")
+    networks.add_argument("--i3d", type=Path, metavar="FILE", help="a TorchScript I3D, for FVD against --real")
+    networks.add_argument("--real", metavar="GLOB", help="real videos to compare with")
+    networks.add_argument("--device", default="cpu", help="for the networks: cpu (default), cuda, cuda:1")
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Measure the videos one after the other and write the report. say: takes lines for the user."""
     from pavdm.evaluation.report import check_folder, write_report
 
-    methods = _methods(options)
+    methods, real = _methods(options), _real(options)
+    add = _networks(options)
     check_folder(options.out, options.overwrite)
     count = sum(len(paths) for paths in methods.values())
     measured: dict[str, list[Measurements]] = {}
     number = 0
     for method, paths in methods.items():
         for path in paths:
-            found = _measure(path, options, number)
+            found = add(_measure(path, options, number), path)
             measured.setdefault(method, []).append(found)
             number += 1
             say(f"[{number}/{count}] {path}: {_headline(found)}")
-    page = write_report(measured, options.out, shown=_SHOWN, overwrite=options.overwrite)
-    missing = {reason for videos in measured.values() for video in videos for reason in video.missing.values()}
-    for reason in sorted(missing):
+    fvd = _fvd(options, methods, measured, real) if real else None
+    page = write_report(measured, options.out, fvd=fvd, shown=_SHOWN, overwrite=options.overwrite)
+    missing = {item for videos in measured.values() for video in videos for item in video.missing.items()}
+    for reason in sorted({reason for key, reason in missing if not (key == "fvd" and fvd)}):
         say(f"not measured: {reason}")
     say(f"report: {page}")
     return 0
@@ -95,11 +107,7 @@ def _methods(options: argparse.Namespace) -> dict[str, list[Path]]:
         name, equals, pattern = text.partition("=")
         if not (name and equals and pattern):
             raise InputError(f"--group needs NAME=GLOB, such as pavdm='runs/*.mp4': got {text!r}")
-        found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-        paths = sorted(Path(path) for path in found)
-        if not paths:
-            raise InputError(f"--group {text}: no file matches {pattern}")
-        methods.setdefault(name, []).extend(paths)
+        methods.setdefault(name, []).extend(_matching(pattern, f"--group {text}"))
     for path in options.videos:
         methods.setdefault("videos" if options.group else _unused(path.stem, methods), []).append(path)
     if not methods:
@@ -110,6 +118,60 @@ def _methods(options: argparse.Namespace) -> dict[str, list[Path]]:
             "VIDEO, in the same order, and no --group"
         )
     return methods
+
+
+def _matching(pattern: str, option: str) -> list[Path]:
+    found = glob.glob(pattern, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    if not found:
+        raise InputError(f"{option}: no file matches {pattern}")
+    return sorted(Path(path) for path in found)
+
+
+def _real(options: argparse.Namespace) -> list[Path]:
+    if (options.i3d is None) != (options.real is None):
+        raise InputError("FVD needs both: --i3d FILE and --real GLOB")
+    return [] if options.real is None else _matching(options.real, "--real")
+
+
+def _networks(options: argparse.Namespace) -> Callable[[Measurements, Path], Measurements]:
+    """What adds the networks' measures to those of a video; the networks are loaded once."""
+    if not (options.clip or options.dino or options.vbench):
+        return lambda found, path: found
+    import torch
+
+    from pavdm.evaluation.networks import load_clip, load_dino, with_networks
+    from pavdm.evaluation.vbench import with_vbench
+
+    device = torch.device(options.device)
+    clip = load_clip(options.clip, device) if options.clip else None
+    dino = load_dino(options.dino, device) if options.dino else None
+
+    def add(found: Measurements, path: Path) -> Measurements:
+        found = with_networks(found, path, clip, dino, options.prompt)
+        return with_vbench(found, path, options.device) if options.vbench else found
+
+    return add
+
+
+def _fvd(
+    options: argparse.Namespace,
+    methods: dict[str, list[Path]],
+    measured: dict[str, list[Measurements]],
+    real: list[Path],
+) -> dict[str, float]:
+    import torch
+
+    from pavdm.evaluation.fvd import frechet_distance, load_i3d, video_features
+
+    device = torch.device(options.device)
+    model = load_i3d(options.i3d, device)
+    expected = video_features(model, ((path, 0) for path in real), device)
+    distances = {}
+    for method, paths in methods.items():
+        starts = (found.scored[0].start if found.scored else 0 for found in measured[method])
+        features = video_features(model, zip(paths, starts, strict=True), device)
+        distances[method] = frechet_distance(features, expected)
+    return distances
 
 
 def _unused(name: str, taken: dict[str, list[Path]]) -> str:

@@ -40,8 +40,10 @@ class Comparison:
     paired: bool
 
 
-def compare(methods: Mapping[str, Sequence[Measurements]], seed: int = 0) -> Comparison:
-    """Compare methods by their videos. The same seed gives the same intervals.
+def compare(
+    methods: Mapping[str, Sequence[Measurements]], seed: int = 0, fvd: Mapping[str, float] | None = None
+) -> Comparison:
+    """Compare methods by their videos. The same seed gives the same intervals. fvd: of whole methods, without any.
 
     Raises InputError if there is no method, or one without videos.
     """
@@ -61,8 +63,10 @@ def compare(methods: Mapping[str, Sequence[Measurements]], seed: int = 0) -> Com
         differences[key] = {
             method: _difference(values[method], values[first], paired, seed)
             for method in others
-            if values[method] and values[first] and not (paired and values[method].keys() != values[first].keys())
+            if (values[method] and values[first] and not paired) or values[method].keys() & values[first].keys()
         }
+    if fvd:
+        estimates["fvd"] = {method: Estimate(value, None, None, len(methods[method])) for method, value in fvd.items()}
     return Comparison(
         tuple(methods),
         {key: found for key, found in estimates.items() if found},
@@ -82,7 +86,7 @@ def _difference(
     of: Mapping[tuple[str, int], float], to: Mapping[tuple[str, int], float], paired: bool, seed: int
 ) -> Estimate:
     if paired:
-        return mean_interval([of[name] - to[name] for name in to], seed)
+        return mean_interval([of[name] - to[name] for name in to if name in of], seed)
     ours, theirs = _resampled(list(of.values()), seed), _resampled(list(to.values()), seed + 1)
     mean = float(np.mean(list(of.values())) - np.mean(list(to.values())))
     if min(len(of), len(to)) < 2:

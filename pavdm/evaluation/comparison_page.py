@@ -32,10 +32,11 @@ def comparison_section(methods: Mapping[str, Sequence[Measurements]], comparison
     main = [key for key in comparison.estimates if "." not in key or key.endswith(".drift") or key == "motion.mean"]
     rest = [key for key in comparison.estimates if key not in main]
     more = f"<details><summary>All other numbers</summary>{_table(comparison, rest)}</details>" if rest else ""
+    delta = f" &Delta; is the difference to {first}; bold where its interval leaves out 0. {how}"
     return (
         f'<section class="card" id="methods"><h2>Methods</h2><ul class="legend">{names}</ul>'
-        f'<p class="soft">Means over the videos with 95 % bootstrap intervals. &Delta; is the difference to {first}; '
-        f"bold where its interval leaves out 0. {how} A single video has no interval.</p>"
+        f'<p class="soft">Means over the videos with 95 % bootstrap intervals; a single video has none.'
+        f"{delta if len(methods) > 1 else ''}</p>"
         f'<h3>Over time</h3><div class="charts">{_curves(methods)}</div>'
         f"<h3>In numbers</h3>{_table(comparison, main)}{more}</section>"
     )

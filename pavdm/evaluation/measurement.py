@@ -31,6 +31,7 @@ Video = str | Path | NDArray[np.uint8] | Iterable[NDArray[np.uint8]]
 
 WORST_SEAMS = 6
 _END_SECONDS = 5.0
+_LATER = {"clip", "dino", "vbench", "fvd"}  # what `networks`, `vbench` and `fvd` can add
 
 
 @dataclass(frozen=True)
@@ -184,17 +185,18 @@ class _Pass:
             logger.warning("%s: all %d frames belong to its clip; nothing is scored", source.name, self.num_frames)
         similarity = self._repetition.finish(first_scored)
         summary: dict[str, float | None] = {
+            **dict.fromkeys(registry.summary_keys()),
             **_seam_summary(self._seams.found, self._layout, first_scored),
             **_motion_summary(series, scored, self._fps),
             "scenes": None if self._scenes is None else float(len(self._scenes.cuts) + 1),
             "repetition": similarity.score,
-            **({"latent_mean_drift": None, "latent_std_drift": None} if latents is None else latent_drift(latents)),
+            **({} if latents is None else latent_drift(latents)),
         }
         for key in registry.STATISTIC_SERIES:
             found = statistics_of(series[key], scored, self._fps)
             summary |= {f"{key}.{how}": value for how, value in found.items()}
         assert self.size is not None
-        absent = self._absent | ({"latents"} if latents is None else set())
+        absent = self._absent | _LATER | ({"latents"} if latents is None else set())
         missing = [registry.find(key) for key in registry.summary_keys() if registry.find(key).needs in absent]
         return Measurements(
             name=source.name,

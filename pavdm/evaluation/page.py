@@ -38,10 +38,13 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def render(methods: Mapping[str, Sequence[Measurements]], comparison: Comparison, shown: int, made: str) -> str:
     """The page. shown: how many videos have a section of their own. made: when, and by which command."""
     videos = [(method, colour % COLOURS, video) for colour, (method, of) in enumerate(methods.items()) for video in of]
-    anchors = [("methods", "Methods")] if len(methods) > 1 else []
-    anchors += [(f"video{i}", video.name) for i, (_, _, video) in enumerate(videos[:shown])]
-    anchors += [("definitions", "Definitions")]
-    links = "".join(f'<li><a href="#{anchor}">{escape(text)}</a></li>' for anchor, text in anchors)
+    compared = len(methods) > 1 or len(videos) > 1
+    links = '<li><a href="#methods">Methods</a></li>' if compared else ""
+    links += "".join(
+        f'<li class="c{colour}"><a href="#video{i}"><span class="swatch"></span>{escape(video.name)}</a></li>'
+        for i, (_, colour, video) in enumerate(videos[:shown])
+    )
+    links += '<li><a href="#definitions">Definitions</a></li>'
     count = f"{len(videos)} video{'s' if len(videos) != 1 else ''}"
     if len(methods) > 1:
         count += f" of {len(methods)} methods"
@@ -51,7 +54,7 @@ def render(methods: Mapping[str, Sequence[Measurements]], comparison: Comparison
         if shown < len(videos)
         else ""
     )
-    sections = comparison_section(methods, comparison) if len(methods) > 1 else ""
+    sections = comparison_section(methods, comparison) if compared else ""
     sections += "".join(
         _video_section(i, method if len(methods) > 1 else "", colour, video)
         for i, (method, colour, video) in enumerate(videos[:shown])
@@ -65,7 +68,7 @@ def render(methods: Mapping[str, Sequence[Measurements]], comparison: Comparison
         f'<header class="page"><h1>Drift report</h1><p class="lead">{escape(count)}. How well chunks join, and what '
         "happens to light, colour, sharpness and motion from the first new frame to the last.</p>"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>{left_out}</header><main>{sections}'
-        f"{_missing_section([video for _, _, video in videos])}{_definitions_section()}</main>"
+        f"{_missing_section([video for _, _, video in videos], comparison)}{_definitions_section()}</main>"
         f"<footer>{escape(made)} pavdm {escape(__version__)}.</footer></body></html>\n"
     )
 
@@ -241,10 +244,12 @@ def _statistics(video: Measurements) -> str:
     )
 
 
-def _missing_section(videos: Sequence[Measurements]) -> str:
+def _missing_section(videos: Sequence[Measurements], comparison: Comparison) -> str:
     by_reason: dict[str, list[str]] = {}
     for video in videos:
         for key, reason in video.missing.items():
+            if key == "fvd" and key in comparison.estimates:
+                continue
             name = registry.find(key).name
             if name not in by_reason.setdefault(reason, []):
                 by_reason[reason].append(name)

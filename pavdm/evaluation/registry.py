@@ -19,6 +19,16 @@ HOW_TO_GET: dict[str, str] = {
     "fvd": "give a TorchScript I3D and real videos: --i3d FILE --real GLOB",
 }
 
+# Those of the paper's table 1, by VBench's names.
+VBENCH_DIMENSIONS = (
+    "subject_consistency",
+    "background_consistency",
+    "motion_smoothness",
+    "dynamic_degree",
+    "aesthetic_quality",
+    "imaging_quality",
+)
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -254,6 +264,70 @@ SCALARS: tuple[Measure, ...] = (
         "this project",
         needs="latents",
         digits=3,
+    ),
+    Measure(
+        "clip_text",
+        "CLIP text score",
+        "100 times cosine",
+        "higher",
+        "CLIP's cosine between a frame and the text in force for its chunk, every half second of new video: mean over "
+        "windows of two seconds of their means.",
+        "Hessel et al. 2021, without its factor; per window against that window's prompt",
+        needs="clip",
+    ),
+    Measure(
+        "clip_text_drift",
+        "CLIP text score, drift",
+        "100 times cosine",
+        "lower",
+        "Absolute difference between the first and the last 15 % of the two-second windows.",
+        "HeliosBench (semantic drift)",
+        needs="clip",
+    ),
+    Measure(
+        "clip_consistency",
+        "CLIP consistency",
+        "0 to 1",
+        "higher",
+        "CLIP image features every half second: mean of the cosines to the picture before and to the first, negative "
+        "ones counted 0. Falls with motion: read it beside the motion amplitude.",
+        "VBench background consistency, VBench-Long's sampling of few frames",
+        needs="clip",
+        digits=4,
+    ),
+    Measure(
+        "dino_consistency",
+        "DINO consistency",
+        "0 to 1",
+        "higher",
+        "The same with DINO's class token.",
+        "VBench subject consistency",
+        needs="dino",
+        digits=4,
+    ),
+    *(
+        Measure(
+            f"vbench_{dimension}",
+            f"VBench {dimension.replace('_', ' ')}",
+            "0 to 1",
+            "higher",
+            f"VBench's {dimension} by its own package: mean over the new video in pieces of two seconds.",
+            "VBench; PA-VDM, table 1",
+            needs="vbench",
+            digits=4,
+        )
+        for dimension in VBENCH_DIMENSIONS
+    ),
+    Measure(
+        "fvd",
+        "FVD",
+        "squared distance",
+        "lower",
+        "Frechet distance of I3D features between all two-second windows of a method and those of real videos; one "
+        "number for a method. Stable from some hundreds of windows on; compare it only within one report.",
+        "Unterthiner et al. 2018; PA-VDM, table 1 (there with VideoMAE-v2 features)",
+        needs="fvd",
+        digits=1,
     ),
 )
 

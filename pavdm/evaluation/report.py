@@ -34,14 +34,19 @@ def check_folder(folder: Path, overwrite: bool) -> None:
 
 
 def write_report(
-    methods: Mapping[str, Sequence[Measurements]], folder: Path, *, shown: int = 12, overwrite: bool = False
+    methods: Mapping[str, Sequence[Measurements]],
+    folder: Path,
+    *,
+    fvd: Mapping[str, float] | None = None,
+    shown: int = 12,
+    overwrite: bool = False,
 ) -> Path:
     """Write the report on the videos of every method into `folder`; returns the page's path.
 
-    shown: how many videos get a section of their own; all are in the tables. Raises InputError if it cannot be written.
+    fvd: of each method, if it was computed. shown: how many videos get a section of their own; all are in the tables. Raises InputError if it cannot be written.
     """
     check_folder(folder, overwrite)
-    comparison = compare(methods)
+    comparison = compare(methods, fvd=fvd)
     made = datetime.now(timezone.utc).strftime("Made %Y-%m-%d %H:%M UTC by")
     content = {
         DATA: json.dumps(_data(methods, comparison), indent=1, allow_nan=False),
