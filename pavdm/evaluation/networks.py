@@ -1,4 +1,4 @@
-"""Measures that need a network found locally: CLIP against the prompt in force, CLIP and DINO consistency. No fetching."""
+"""Measures by networks found locally, never fetched: CLIP against the prompt in force, CLIP and DINO consistency."""
 
 from __future__ import annotations
 

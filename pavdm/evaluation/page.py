@@ -38,7 +38,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 def render(methods: Mapping[str, Sequence[Measurements]], comparison: Comparison, shown: int, made: str) -> str:
     """The page. shown: how many videos have a section of their own. made: when, and by which command."""
     videos = [(method, colour % COLOURS, video) for colour, (method, of) in enumerate(methods.items()) for video in of]
-    compared = len(methods) > 1 or len(videos) > 1
+    compared = len(methods) > 1 or len(videos) > 1 or "fvd" in comparison.estimates
     links = '<li><a href="#methods">Methods</a></li>' if compared else ""
     links += "".join(
         f'<li class="c{colour}"><a href="#video{i}"><span class="swatch"></span>{escape(video.name)}</a></li>'

@@ -43,7 +43,8 @@ def write_report(
 ) -> Path:
     """Write the report on the videos of every method into `folder`; returns the page's path.
 
-    fvd: of each method, if it was computed. shown: how many videos get a section of their own; all are in the tables. Raises InputError if it cannot be written.
+    fvd: of each method, if it was computed. shown: how many videos get a section of their own; all are in the tables.
+    Raises InputError if it cannot be written.
     """
     check_folder(folder, overwrite)
     comparison = compare(methods, fvd=fvd)
