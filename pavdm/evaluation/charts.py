@@ -78,7 +78,7 @@ def curve(
     there = series[np.isfinite(series)]
     if not len(there):
         return ""
-    low, high = _range(there, from_zero)
+    low, high = value_range(there, from_zero)
 
     def y(value: float) -> float:
         return _HEIGHT * (1 - (value - low) / (high - low))
@@ -143,7 +143,7 @@ def bands(
     there = np.array([v for v in flat if math.isfinite(v)])
     if not len(there):
         return ""
-    low, high = _range(there, False)
+    low, high = value_range(there, False)
 
     def place(index: int, count: int, value: float) -> str:
         return f"{_WIDTH * (index + 0.5) / count:.1f},{_HEIGHT * (1 - (value - low) / (high - low)):.2f}"
@@ -188,7 +188,8 @@ def _figure(title: str, unit: str, note: str, values: str, drawing: str, axis: T
     )
 
 
-def _range(values: Series, from_zero: bool) -> tuple[float, float]:
+def value_range(values: Series, from_zero: bool) -> tuple[float, float]:
+    """The lowest and the highest value that a chart shows."""
     low, high = float(values.min()), float(values.max())
     if from_zero:
         return 0.0, high * 1.08 or 1.0

@@ -161,7 +161,6 @@ def _curves(video: Measurements, axis: TimeAxis) -> str:
         drift, slope = (video.summary.get(f"{measure.key}.{how}") for how in ("drift", "slope"))
         note = "" if drift is None else f"drift {number(drift, measure.digits + 1)}"
         note += "" if slope is None else f", {'+' if slope > 0 else ''}{number(slope, measure.digits + 1)} a minute"
-        from_zero = measure.key in ("difference", "motion", "fast_motion", "warp_error")
         html += charts.curve(
             measure.name,
             measure.unit,
@@ -170,7 +169,7 @@ def _curves(video: Measurements, axis: TimeAxis) -> str:
             axis,
             video.chunks,
             video.cuts,
-            from_zero=from_zero,
+            from_zero=measure.key in registry.FROM_ZERO,
             digits=measure.digits,
         )
     return html

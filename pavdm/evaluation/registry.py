@@ -53,9 +53,9 @@ SERIES: tuple[Measure, ...] = (
     Measure(
         "luma",
         "Luma",
-        "levels, 0 to 255",
+        "levels",
         "steady",
-        "Mean of 0.2126 R + 0.7152 G + 0.0722 B over the frame, on the stored (gamma-coded) values.",
+        "Mean of 0.2126 R + 0.7152 G + 0.0722 B over the frame, on the stored (gamma-coded) values, 0 to 255.",
         "ITU-R BT.709",
         digits=1,
     ),
@@ -331,6 +331,8 @@ SCALARS: tuple[Measure, ...] = (
     ),
 )
 
+# Series whose charts begin at 0: there it is a value that means something.
+FROM_ZERO = ("difference", "motion", "fast_motion", "warp_error")
 STATISTIC_SERIES = tuple(measure.key for measure in SERIES if measure.key != "difference")
 
 
