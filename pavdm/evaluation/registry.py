@@ -10,8 +10,8 @@ Better = Literal["lower", "higher", "near 0", "near 1", "steady", "shown"]
 Needs = Literal["nothing", "opencv", "scenedetect", "latents", "clip", "dino", "vbench", "fvd"]
 
 HOW_TO_GET: dict[str, str] = {
-    "opencv": "pip install 'pavdm[eval]' (OpenCV without a window system)",
-    "scenedetect": "pip install 'pavdm[eval]' (PySceneDetect)",
+    "opencv": "pip install opencv-python-headless (in this project's extra eval)",
+    "scenedetect": "pip install scenedetect-headless (in this project's extra eval)",
     "latents": "give the latents of the video: --latents FILE, or a --state folder of the run that made it",
     "clip": "give a folder with a CLIP model in transformers' form: --clip DIR (openai/clip-vit-large-patch14, say)",
     "dino": "give a folder with a DINO model in transformers' form: --dino DIR (facebook/dino-vitb16, say)",

@@ -56,6 +56,6 @@ def test_without_opencv_motion_is_named_as_missing_and_the_rest_is_measured(movi
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     found = measure(moving(40))
     assert found.summary["motion.mean"] is None
-    assert "pavdm[eval]" in found.missing["motion.mean"]
+    assert "opencv-python-headless" in found.missing["motion.mean"]
     assert "scenes" in found.missing
     assert found.summary["seam_ratio"] == pytest.approx(1, abs=0.1)

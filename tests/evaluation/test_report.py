@@ -4,12 +4,14 @@ import csv
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pavdm.cli import main
 from pavdm.evaluation import measure, registry, write_report
+from pavdm.evaluation.markdown import as_markdown
 from pavdm.video_writer import VideoWriter
 
 FILES = ["chunks.csv", "index.html", "measures.csv", "report.json"]
@@ -100,6 +102,11 @@ def test_every_measure_has_its_words(moving, tmp_path):
     for measured in (*registry.SCALARS, *registry.SERIES, *registry.STATISTICS):
         assert all((measured.name, measured.unit, measured.definition, measured.source))
         assert measured.name in page
+
+
+def test_the_table_in_docs_is_that_of_the_registry():
+    docs = Path(__file__).resolve().parent.parent.parent / "docs" / "measures.md"
+    assert docs.read_text(encoding="utf-8") == as_markdown(), "run python scripts/measures.py"
 
 
 def test_a_freeze_and_a_single_frame_make_a_page_too(still, tmp_path):
