@@ -77,7 +77,8 @@ def _table(comparison: Comparison, keys: Sequence[str]) -> str:
     bodies = "".join(_rows(comparison, key) for key in keys)
     first = escape(comparison.methods[0])
     return (
-        '<div class="scroll" tabindex="0"><table class="compare"><thead><tr><th scope="col">method</th>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Methods in numbers"><table class="compare">'
+        '<thead><tr><th scope="col">method</th>'
         '<th scope="col" class="where"></th><th class="n" scope="col">mean</th><th class="n" scope="col">95 %</th>'
         f'<th class="n" scope="col">&Delta; to {first}</th></tr></thead>{bodies}</table></div>'
     )

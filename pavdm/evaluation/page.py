@@ -80,6 +80,7 @@ def _video_section(index: int, method: str, colour: int, video: Measurements) ->
         f'<p class="soft">{_facts(method, video)}</p>{_tiles(video)}',
         f"<h3>From beginning to end</h3>{_sheet(video)}",
         f"<h3>Over time</h3>{_legend(video)}<div class='charts'>{_curves(video, axis)}</div>",
+        _latents(video),
         _worst_seams(video),
         _similarity(video),
         f"<h3>Drift in numbers</h3>{_statistics(video)}</section>",
@@ -175,6 +176,17 @@ def _curves(video: Measurements, axis: TimeAxis) -> str:
     return html
 
 
+def _latents(video: Measurements) -> str:
+    """The statistics of the latents over time, a line for each channel."""
+    html = ""
+    for name, title in (("mean", "Mean"), ("std", "Standard deviation")):
+        if name in video.latents:
+            channels = video.latents[name].T.tolist()
+            lines = [(f"c{i % COLOURS}", values, [(v, v) for v in values]) for i, values in enumerate(channels)]
+            html += charts.bands(title, "of every channel, by 5 latents", lines, video.seconds)
+    return f'<h3>Latents</h3><div class="charts">{html}</div>' if html else ""
+
+
 def _worst_seams(video: Measurements) -> str:
     if not video.worst_seams:
         return ""
@@ -189,7 +201,7 @@ def _pair(kept: SeamPictures, fps: float) -> str:
     pictures = (
         (before, f"frame {seam.frame - 1}"),
         (after, f"frame {seam.frame}"),
-        (gained.astype(np.uint8), f"difference, {_DIFFERENCE_GAIN} times"),
+        (gained.astype(np.uint8), f"{_DIFFERENCE_GAIN}\N{MULTIPLICATION SIGN} difference"),
     )
     images = "".join(
         f'<div><img src="{jpeg_uri(picture)}" alt="{text}" width="{picture.shape[1]}" height="{picture.shape[0]}">'
@@ -237,8 +249,9 @@ def _statistics(video: Measurements) -> str:
         for how, text in zip(registry.STATISTICS, ("mean", "drift", "slope a minute", "weighted error"), strict=True)
     )
     return (
-        '<div class="scroll" tabindex="0"><table><thead><tr><th scope="col">measure</th>'
-        f'{heads}<th class="n" scope="col">drift of mean</th><th scope="col">unit</th></tr></thead>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Drift in numbers"><table><thead><tr>'
+        f'<th scope="col">measure</th>{heads}<th class="n" scope="col">drift of mean</th><th scope="col">unit</th>'
+        "</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
     )
 
@@ -279,7 +292,8 @@ def _definitions_section() -> str:
     return (
         '<section class="card" id="definitions"><h2>Definitions</h2><p class="soft">Steady: no value is better than '
         "another, but a change over the video is drift.</p><details><summary>All measures</summary>"
-        '<div class="scroll" tabindex="0"><table class="definitions"><thead><tr><th scope="col">measure</th>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Definitions"><table class="definitions"><thead>'
+        '<tr><th scope="col">measure</th>'
         '<th scope="col">definition</th><th scope="col">unit</th><th scope="col">direction</th><th scope="col">source'
         f"</th></tr></thead><tbody>{rows}</tbody></table></div></details></section>"
     )

@@ -6,18 +6,21 @@ from fractions import Fraction
 from types import ModuleType
 
 import numpy as np
+from packaging.version import Version
 
 from pavdm.evaluation.pixels import Frame
 
+_OLDEST = Version("0.7")
+
 
 def scenedetect() -> ModuleType | None:
-    """PySceneDetect, or None where it (or its OpenCV) is not installed."""
+    """PySceneDetect, or None where it (or its OpenCV) is not installed, or is older than 0.7 and speaks otherwise."""
     try:
         import scenedetect.detectors
         import scenedetect.scene_manager
     except ImportError:
         return None
-    return scenedetect
+    return scenedetect if Version(scenedetect.__version__) >= _OLDEST else None
 
 
 class Scenes:

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pavdm.errors import InputError
-from pavdm.evaluation import measure
+from pavdm.evaluation import measure, write_report
 from pavdm.evaluation.latents import latent_drift, latent_statistics, read_latents
 
 
@@ -42,9 +42,11 @@ def test_a_run_s_folder_and_a_saved_latent_are_read_in_order(tmp_path):
         assert torch.equal(torch.cat(list(read_latents(path)), dim=2), whole)
 
 
-def test_they_come_into_the_summary_and_are_else_named_as_missing(still):
+def test_they_come_into_the_summary_and_the_page_and_are_else_named_as_missing(still, tmp_path):
     frames = still(20, size=(16, 16))
-    assert measure(frames, latents=latents()).summary["latent_mean_drift"] is not None
+    found = measure(frames, latents=latents())
+    assert found.summary["latent_mean_drift"] is not None
+    assert "<h3>Latents</h3>" in write_report({"v": [found]}, tmp_path / "r").read_text()
     assert "--latents" in measure(frames).missing["latent_mean_drift"]
 
 

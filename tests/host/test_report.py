@@ -41,10 +41,10 @@ def test_images_and_the_file_of_the_same_video_have_the_same_numbers(server: Any
     _, of_images = reported(server, dict(graph), inputs)
     assert picture.ndim == 3 and picture.std() > 10
     assert "120 frames" in of_file and "120 frames" in of_images
-    for name in ("Seam ratio, mean", "Luma, mean", "Sharpness, drift", "Colourfulness, mean"):
-        numbers = [float(values(text)[name].split(" ")[0].replace("\N{NARROW NO-BREAK SPACE}", ""))
-                   for text in (of_file, of_images)]  # fmt: skip
-        assert numbers[0] == pytest.approx(numbers[1], rel=0.05)
+    # The file has oblong pixels. The host gives them as stored, pavdm as they are shown: all but sharpness is alike.
+    for name in ("Seam ratio, mean", "Luma, mean", "Contrast, mean", "Colourfulness, mean"):
+        of_both = [float(values(text)[name].split(" ")[0]) for text in (of_file, of_images)]
+        assert of_both[0] == pytest.approx(of_both[1], rel=0.05)
 
 
 def test_latents_alone_and_latents_beside_the_decoded_video_are_measured(server: Any, workflow: Any, find: Any) -> None:
