@@ -63,6 +63,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Measure the videos one after the other and write the report. say: takes lines for the user."""
+    from pavdm.evaluation import registry
     from pavdm.evaluation.report import check_folder, write_report
 
     methods, real = _methods(options), _real(options)
@@ -79,9 +80,11 @@ def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
             say(f"[{number}/{count}] {path}: {_headline(found)}")
     fvd = _fvd(options, methods, measured, real) if real else None
     page = write_report(measured, options.out, fvd=fvd, shown=_SHOWN, overwrite=options.overwrite)
-    missing = {item for videos in measured.values() for video in videos for item in video.missing.items()}
-    for reason in sorted({reason for key, reason in missing if not (key == "fvd" and fvd)}):
-        say(f"not measured: {reason}")
+    missing = {key: why for videos in measured.values() for video in videos for key, why in video.missing.items()}
+    if fvd:
+        del missing["fvd"]
+    for why, names in registry.by_reason(missing).items():
+        say(f"not measured: {', '.join(names)}: {why}")
     say(f"report: {page}")
     return 0
 

@@ -35,7 +35,8 @@ def comparison_section(methods: Mapping[str, Sequence[Measurements]], comparison
     delta = f" &Delta; is the difference to {first}; bold where its interval leaves out 0. {how}"
     return (
         f'<section class="card" id="methods"><h2>Methods</h2><ul class="legend">{names}</ul>'
-        f'<p class="soft">Means over the videos with 95 % bootstrap intervals; a single video has none.'
+        f'<p class="soft">Means over the videos with 95 % bootstrap intervals, which are too narrow where '
+        "there are few videos; a single one has none."
         f"{delta if len(methods) > 1 else ''}</p>"
         f'<h3>Over time</h3><div class="charts">{_curves(methods)}</div>'
         f"<h3>In numbers</h3>{_table(comparison, main)}{more}</section>"
@@ -100,8 +101,8 @@ def _rows(comparison: Comparison, key: str) -> str:
             f'<tr class="c{i % 8}"><td class="method"><span class="swatch"></span>{escape(method)}</td>'
             f'<td class="where">{charts.interval(estimate, f"c{i % 8}", low, high)}</td>'
             f'<td class="n">{number(estimate.mean, measure.digits)}</td>'
-            f'<td class="n">{_interval(estimate, measure.digits)}</td>'
-            f'<td class="n">{_difference(difference, measure.digits)}</td></tr>'
+            f'<td class="n" data-label="95 %:">{_interval(estimate, measure.digits)}</td>'
+            f'<td class="n" data-label="&Delta;">{_difference(difference, measure.digits)}</td></tr>'
         )
     return (
         f'<tbody><tr><th scope="rowgroup" colspan="5" title="{escape(measure.definition)}">{escape(measure.name)} '

@@ -63,12 +63,8 @@ def describe_video(found: Measurements) -> str:
         value, measure = found.summary.get(key), registry.find(key)
         if value is not None:
             lines.append(f"{measure.name}: {number(value, measure.digits)} ({measure.unit})")
-    missing: dict[str, list[str]] = {}
-    for key, reason in found.missing.items():
-        if registry.find(key).needs not in ("opencv", "scenedetect"):
-            continue
-        missing.setdefault(reason, []).append(registry.find(key).name.split(", ")[0])
-    lines += [f"not measured: {', '.join(dict.fromkeys(names))}: {reason}" for reason, names in missing.items()]
+    here = {key: why for key, why in found.missing.items() if registry.find(key).needs in ("opencv", "scenedetect")}
+    lines += [f"not measured: {', '.join(names)}: {why}" for why, names in registry.by_reason(here).items()]
     return "\n".join(lines)
 
 

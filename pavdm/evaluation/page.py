@@ -257,29 +257,19 @@ def _statistics(video: Measurements) -> str:
 
 
 def _missing_section(videos: Sequence[Measurements], comparison: Comparison) -> str:
-    by_reason: dict[str, list[str]] = {}
-    for video in videos:
-        for key, reason in video.missing.items():
-            if key == "fvd" and key in comparison.estimates:
-                continue
-            name = registry.find(key).name
-            if name not in by_reason.setdefault(reason, []):
-                by_reason[reason].append(name)
-    if not by_reason:
+    missing = {key: reason for video in videos for key, reason in video.missing.items()}
+    if "fvd" in comparison.estimates:
+        missing.pop("fvd", None)
+    if not missing:
         return ""
     items = "".join(
-        f"<li>{escape(', '.join(_heads(names)))}: <code>{escape(reason)}</code></li>"
-        for reason, names in by_reason.items()
+        f"<li>{escape(', '.join(names))}: <code>{escape(reason)}</code></li>"
+        for reason, names in registry.by_reason(missing).items()
     )
     return (
         '<section class="card" id="missing"><h2>Not measured</h2><p class="soft">These measures need something that '
         f"was not there. Nothing is fetched by itself.</p><ul class='missing'>{items}</ul></section>"
     )
-
-
-def _heads(names: Sequence[str]) -> list[str]:
-    """Measure names without their statistics: "Motion amplitude" once, not four times."""
-    return list(dict.fromkeys(name.split(", ")[0] for name in names))
 
 
 def _definitions_section() -> str:

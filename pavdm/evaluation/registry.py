@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -352,3 +353,13 @@ def find(key: str) -> Measure:
 def summary_keys() -> list[str]:
     """Every key that `Measurements.summary` can have, in the order in which tables show them."""
     return [m.key for m in SCALARS] + [f"{series}.{how.key}" for series in STATISTIC_SERIES for how in STATISTICS]
+
+
+def by_reason(missing: Mapping[str, str]) -> dict[str, list[str]]:
+    """Reason -> names of the measures that are missing for it, each once, without its statistics."""
+    found: dict[str, list[str]] = {}
+    for key, reason in missing.items():
+        name = find(key).name.split(", ")[0]
+        if name not in found.setdefault(reason, []):
+            found[reason].append(name)
+    return found

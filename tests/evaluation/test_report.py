@@ -94,7 +94,7 @@ def test_one_command_compares_two_methods(videos, capsys):
     html = (videos / "report" / "index.html").read_text()
     assert not re.search(r"https?://|@import|url\((?!data:)", html)
     assert "&lt;script&gt;x&lt;/script&gt;" in html
-    assert "not measured: give the latents" in capsys.readouterr().out
+    assert "not measured: Latent mean drift, Latent spread drift: give the latents" in capsys.readouterr().out
 
 
 def test_every_measure_has_its_words(moving, tmp_path):
