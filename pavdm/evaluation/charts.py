@@ -13,6 +13,7 @@ from pavdm.evaluation.drift import ENDS, Series
 from pavdm.evaluation.layout import Chunk
 from pavdm.evaluation.seams import Seam
 
+COLOURS = 8  # that report.css has, as the classes c0 to c7
 _WIDTH, _HEIGHT = 1000, 100  # of every SVG, in its own units; it is stretched to the page
 _MOST_POINTS = 1200
 _TIME_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800)  # seconds

@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 
 from pavdm.evaluation import charts, registry
-from pavdm.evaluation.charts import number
+from pavdm.evaluation.charts import COLOURS, number
 from pavdm.evaluation.comparison import Comparison, Estimate, mean_interval
 from pavdm.evaluation.drift import Series
 from pavdm.evaluation.measurement import Measurements
@@ -19,7 +19,7 @@ _STEPS = 48  # along time
 
 def comparison_section(methods: Mapping[str, Sequence[Measurements]], comparison: Comparison) -> str:
     names = "".join(
-        f'<li class="c{i % 8}"><span class="swatch"></span>{escape(name)}: {len(videos)} '
+        f'<li class="c{i % COLOURS}"><span class="swatch"></span>{escape(name)}: {len(videos)} '
         f"video{'s' if len(videos) != 1 else ''}</li>"
         for i, (name, videos) in enumerate(methods.items())
     )
@@ -61,7 +61,7 @@ def _curves(methods: Mapping[str, Sequence[Measurements]]) -> str:
             around = [
                 (p.low if p.low is not None else p.mean, p.high if p.high is not None else p.mean) for p in points
             ]
-            drawn.append((f"c{i % 8}", [p.mean for p in points], around))
+            drawn.append((f"c{i % COLOURS}", [p.mean for p in points], around))
         html += charts.bands(measure.name, measure.unit, drawn, total)
     return html
 
@@ -89,8 +89,7 @@ def _rows(comparison: Comparison, key: str) -> str:
     measure, estimates = registry.find(key), comparison.estimates[key]
     ends = [v for e in estimates.values() for v in (e.mean, e.low, e.high) if v is not None]
     low, high = min(ends), max(ends)
-    better = {"lower": "lower is better", "higher": "higher is better", "near 0": "best at 0", "near 1": "best at 1"}
-    hint = ", ".join(text for text in (measure.unit, better.get(measure.better, "")) if text)
+    hint = ", ".join(text for text in (measure.unit, registry.IN_WORDS[measure.better]) if text)
     rows = ""
     for i, method in enumerate(comparison.methods):
         estimate = estimates.get(method)
@@ -98,8 +97,8 @@ def _rows(comparison: Comparison, key: str) -> str:
             continue
         difference = comparison.differences.get(key, {}).get(method)
         rows += (
-            f'<tr class="c{i % 8}"><td class="method"><span class="swatch"></span>{escape(method)}</td>'
-            f'<td class="where">{charts.interval(estimate, f"c{i % 8}", low, high)}</td>'
+            f'<tr class="c{i % COLOURS}"><td class="method"><span class="swatch"></span>{escape(method)}</td>'
+            f'<td class="where">{charts.interval(estimate, f"c{i % COLOURS}", low, high)}</td>'
             f'<td class="n">{number(estimate.mean, measure.digits)}</td>'
             f'<td class="n" data-label="95 %:">{_interval(estimate, measure.digits)}</td>'
             f'<td class="n" data-label="&Delta;">{_difference(difference, measure.digits)}</td></tr>'

@@ -10,7 +10,7 @@ import numpy as np
 
 from pavdm import __version__
 from pavdm.evaluation import charts, registry
-from pavdm.evaluation.charts import TimeAxis, number, seconds
+from pavdm.evaluation.charts import COLOURS, TimeAxis, number, seconds
 from pavdm.evaluation.comparison import Comparison
 from pavdm.evaluation.comparison_page import comparison_section
 from pavdm.evaluation.images import jpeg_uri, similarity_uri
@@ -19,18 +19,9 @@ from pavdm.evaluation.pictures import shrunk
 from pavdm.evaluation.seams import SeamPictures
 
 _TILES = ("seam_ratio", "seam_worst", "clip_seam", "motion_kept", "static_share", "scenes", "repetition")
-_BETTER = {
-    "lower": "lower is better",
-    "higher": "higher is better",
-    "near 0": "best at 0",
-    "near 1": "best at 1",
-    "steady": "",
-    "shown": "",
-}
 _SHEET_PICTURES = 24
 _SEAM_WIDTH = 424
 _DIFFERENCE_GAIN = 4
-COLOURS = 8  # that report.css has
 # The page may show what is in it and nothing else, whatever a file's name or prompt should hold.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -118,7 +109,7 @@ def _tiles(video: Measurements) -> str:
         value, measure = video.summary.get(key), registry.find(key)
         if value is None:
             continue
-        small = " \N{MIDDLE DOT} ".join(text for text in (measure.unit, _BETTER[measure.better]) if text)
+        small = " \N{MIDDLE DOT} ".join(text for text in (measure.unit, registry.IN_WORDS[measure.better]) if text)
         tiles += (
             f'<div title="{escape(measure.definition)}"><dt>{escape(measure.name)}</dt>'
             f"<dd>{number(value, measure.digits)}<small>{escape(small)}</small></dd></div>"
@@ -275,7 +266,7 @@ def _missing_section(videos: Sequence[Measurements], comparison: Comparison) -> 
 def _definitions_section() -> str:
     rows = "".join(
         f'<tr><th scope="row">{escape(measure.name)}</th><td class="long">{escape(measure.definition)}</td>'
-        f"<td>{escape(measure.unit)}</td><td>{escape(_BETTER[measure.better] or measure.better)}</td>"
+        f"<td>{escape(measure.unit)}</td><td>{escape(registry.IN_WORDS[measure.better] or measure.better)}</td>"
         f"<td>{escape(measure.source)}</td></tr>"
         for measure in (*registry.SCALARS, *registry.SERIES, *registry.STATISTICS)
     )

@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher", "near 0", "near 1", "steady", "shown"]
+IN_WORDS: dict[Better, str] = {
+    "lower": "lower is better",
+    "higher": "higher is better",
+    "near 0": "best at 0",
+    "near 1": "best at 1",
+    "steady": "",
+    "shown": "",
+}
 # What a measure needs beside numpy, and how to get it; the report says it where the measure is missing.
 Needs = Literal["nothing", "opencv", "scenedetect", "latents", "clip", "dino", "vbench", "fvd"]
 
