@@ -28,7 +28,7 @@ class Extension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         _provide_library()
-        from . import conditioning, model, sampling, states, text, vae, video
+        from . import conditioning, model, report, sampling, states, text, vae, video
 
         return [
             model.LoadModel,
@@ -46,4 +46,5 @@ class Extension(ComfyExtension):
             states.SaveState,
             states.LoadState,
             video.DecodeToVideo,
+            report.DriftReport,
         ]

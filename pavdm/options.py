@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pavdm import __version__
 from pavdm.errors import InputError
+from pavdm.evaluation.command import add_options as add_evaluation_options
 
 if TYPE_CHECKING:
     from pavdm.models.files import ModelFiles
@@ -91,6 +92,16 @@ def parser() -> argparse.ArgumentParser:
     )
     new_model.add_argument("--seed", type=int, default=0)
     new_model.set_defaults(command="new_model")
+
+    evaluate = commands.add_parser(
+        "eval",
+        help="measure seams, drift and motion of videos, and write a report",
+        description="Measure how well chunks join and what happens to light, colour, sharpness and motion over a "
+        "video. Writes index.html, report.json, measures.csv and chunks.csv.",
+        epilog="Example: pavdm eval --group pavdm='pa/*.mp4' --group loop='loop/*.mp4' --out report",
+    )
+    add_evaluation_options(evaluate)
+    evaluate.set_defaults(command="eval")
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

@@ -1,0 +1,148 @@
+"""`pavdm eval`: the files it writes, and that the page is whole in itself and safe."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pavdm.cli import main
+from pavdm.evaluation import measure, registry, write_report
+from pavdm.evaluation.markdown import as_markdown
+from pavdm.video_writer import VideoWriter
+
+FILES = ["chunks.csv", "index.html", "measures.csv", "report.json"]
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects tags and checks that they are closed in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.tags, self.sources, self.ids, self.links = [], [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        values = dict(attributes)
+        self.sources += [values[name] for name in ("src", "srcset", "data") if name in values]
+        self.links += [values["href"]] if "href" in values else []
+        self.ids += [values["id"]] if "id" in values else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def write(path, frames, record=None):
+    metadata = {} if record is None else {"pavdm": json.dumps(record)}
+    with VideoWriter(path, frames.shape[1:3], 24, metadata) as writer:
+        writer.write(frames)
+    return path
+
+
+@pytest.fixture
+def videos(tmp_path, moving):
+    """Two methods, two videos each."""
+    for method, speed in (("a", 1), ("b", 2)):
+        (tmp_path / method).mkdir()
+        for number in range(2):
+            frames = moving(60, speed, seed=number)
+            write(tmp_path / method / f"clip{number}.mp4", frames, {"chunk_frames": 17, "prompt": "<script>x</script>"})
+    return tmp_path
+
+
+def test_one_command_compares_two_methods(videos, capsys):
+    groups = ["--group", f"one & <two>={videos}/a/*.mp4", "--group", f"b={videos}/b/*.mp4"]
+    assert main(["eval", *groups, "--out", str(videos / "report")]) == 0
+    assert sorted(path.name for path in (videos / "report").iterdir()) == FILES
+
+    data = json.loads((videos / "report" / "report.json").read_text())
+    assert [(v["method"], v["name"]) for v in data["videos"]] == [
+        ("one & <two>", "clip0"), ("one & <two>", "clip1"), ("b", "clip0"), ("b", "clip1"),
+    ]  # fmt: skip
+    own = measure(videos / "b" / "clip1.mp4")
+    assert data["videos"][3]["summary"] == own.summary
+    assert data["comparison"]["paired"] is True
+    faster = data["comparison"]["differences"]["motion.mean"]["b"]
+    assert faster["low"] > 0
+    assert data["definitions"].keys() == own.summary.keys()
+
+    with (videos / "report" / "measures.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["seam_ratio"]) for row in rows] == [v["summary"]["seam_ratio"] for v in data["videos"]]
+    with (videos / "report" / "chunks.csv").open() as file:
+        chunks = list(csv.DictReader(file))
+    assert [int(row["start_frame"]) for row in chunks[:4]] == [0, 17, 34, 51]
+    assert [row["seam_ratio"] for row in chunks[:1]] == [""]
+    assert float(chunks[1]["seam_ratio"]) == data["videos"][0]["seams"][0]["ratio"]
+
+    page = Page((videos / "report" / "index.html").read_text())
+    assert "script" not in page.tags
+    assert all(source.startswith("data:image/") for source in page.sources)
+    assert len(page.sources) > 4
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    html = (videos / "report" / "index.html").read_text()
+    assert not re.search(r"https?://|@import|url\((?!data:)", html)
+    assert "&lt;script&gt;x&lt;/script&gt;" in html
+    assert "not measured: Latent mean drift, Latent spread drift: give the latents" in capsys.readouterr().out
+
+
+def test_every_measure_has_its_words(moving, tmp_path):
+    page = write_report({"v": [measure(moving(40))]}, tmp_path / "r").read_text()
+    for measured in (*registry.SCALARS, *registry.SERIES, *registry.STATISTICS):
+        assert all((measured.name, measured.unit, measured.definition, measured.source))
+        assert measured.name in page
+
+
+def test_the_table_in_docs_is_that_of_the_registry():
+    docs = Path(__file__).resolve().parent.parent.parent / "docs" / "measures.md"
+    assert docs.read_text(encoding="utf-8") == as_markdown(), "run python scripts/measures.py"
+
+
+def test_a_freeze_and_a_single_frame_make_a_page_too(still, tmp_path):
+    found = [measure(still(40), name="freeze", pictures=True), measure(still(1), name="frame", pictures=True)]
+    Page(write_report({"v": found}, tmp_path / "r").read_text())
+    assert "NaN" not in (tmp_path / "r" / "report.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", "r"], "nothing to measure"),
+        (["--out", "r", "--group", "x"], "NAME=GLOB"),
+        (["--out", "r", "--group", "x=no/*.mp4"], "no file matches"),
+        (["missing.mp4", "--out", "r"], "no such file"),
+        (["v.mp4", "--out", "r", "--latents", "a", "--latents", "b"], "once for every VIDEO"),
+        (["v.mp4", "--out", "v.mp4"], "is a file"),
+        (["v.mp4", "--out", "no/where"], "does not exist"),
+        (["v.mp4", "--out", "r", "--chunk-frames", "1"], "at least 2 frames"),
+        (["v.mp4", "--out", "r", "--clip-frames", "-1"], "0 or more"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_and_nothing_is_written(
+    moving, tmp_path, capsys, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "v.mp4", moving(4))
+    assert main(["eval", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_a_report_is_replaced_only_if_asked(moving, tmp_path, capsys):
+    video = write(tmp_path / "v.mp4", np.ascontiguousarray(moving(20)))
+    arguments = ["eval", str(video), "--out", str(tmp_path / "r")]
+    assert main(arguments) == 0
+    assert main(arguments) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0
