@@ -118,6 +118,13 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
+    async def is_up(self) -> bool:
+        """Whether a ComfyUI answers."""
+        try:
+            return "system" in await self._json("GET", "/system_stats")
+        except ServerError:
+            return False
+
     async def object_info(self) -> dict[str, Any]:
         """The schema of every node that the server has, by class."""
         return await self._json("GET", "/object_info")
