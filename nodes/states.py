@@ -227,7 +227,7 @@ class LoadState(io.ComfyNode):
             node_id="PAVDM_LoadState",
             display_name="Load State",
             description="Reads a state that Save State wrote, to go on from it. With a state connected, that one is "
-            "taken while nothing has been saved: the same workflow then begins a video and, run again, goes on with it.",
+            "taken while nothing is saved: the same workflow then begins a video and, run again, goes on with it.",
             inputs=[
                 io.String.Input(
                     "filename_prefix", default="pavdm/state", tooltip="As in Save State: folder and name in output."

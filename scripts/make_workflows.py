@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from blueprint_file import blueprint
 from workflow_files import Drawing
-from workflow_sources import all_flows
+from workflow_sources import PUBLISHED, all_flows, one_node
 
 from pavdm import __version__
 from pavdm.comfyui.client import Client
@@ -29,6 +30,10 @@ def files(schemas: Mapping[str, Any]) -> dict[str, str]:
         drawing = Drawing(flow, schemas, __version__)
         made[f"workflows/{flow.name}.json"] = _text(drawing.ui())
         made[f"workflows/api/{flow.name}.json"] = _text(drawing.api())
+    shelf = one_node(PUBLISHED)
+    made[f"subgraphs/{shelf.name}.json"] = _text(
+        blueprint(Drawing(shelf, schemas, __version__), ("video_decode", "video"))
+    )
     return made
 
 

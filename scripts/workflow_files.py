@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_sources import Flow, Group, Node, Out
+from workflow_sources import Flow, Group, Node, Out, Outside
 
 NOTE_WIDTH, NODE_WIDTH, GAP, MARGIN, HEADING, TITLE = 340, 340, 60, 25, 60, 30
 SOCKET, WIDGET, MULTILINE, PREVIEW = 20, 24, 110, 260
-COLOURS = ("#3f789e", "#88A", "#a1309b", "#b06634", "#8A8")
+COLOUR = "#3f789e"
+SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = -10, -20  # the two ends of a subgraph, as ids of nodes
 NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 
 
@@ -51,14 +52,14 @@ STOCK: Mapping[str, Spec] = {
         outputs=(("CLIP", "CLIP"),),
     ),
     "CFGGuider": Spec(
-        "CFGGuider",
+        "CFG Guider",
         (("model", "MODEL"), ("positive", "CONDITIONING"), ("negative", "CONDITIONING")),
         (("cfg", "FLOAT", 8.0, False, False),),
         (("GUIDER", "GUIDER"),),
     ),
     "RandomNoise": Spec("RandomNoise", widgets=(("noise_seed", "INT", 0, True, False),), outputs=(("NOISE", "NOISE"),)),
     "SamplerCustomAdvanced": Spec(
-        "SamplerCustomAdvanced",
+        "Sampler Custom Advanced",
         (
             ("noise", "NOISE"),
             ("guider", "GUIDER"),
@@ -143,8 +144,8 @@ class Drawing:
         links: list[list[Any]] = []
         nodes = {node.key: self._node(node, links) for node in self.flow.nodes}
         for link, origin, slot, *_ in links:
-            key = self.flow.nodes[origin - 1].key
-            nodes[key]["outputs"][slot]["links"].append(link)
+            if origin != SUBGRAPH_INPUTS:
+                nodes[self.flow.nodes[origin - 1].key]["outputs"][slot]["links"].append(link)
         notes, groups = self._place(nodes)
         every = [*nodes.values(), *notes]
         return {
@@ -160,6 +161,10 @@ class Drawing:
             "version": 0.4,
         }
 
+    def _outside(self, value: Outside) -> tuple[int, int]:
+        names = [found.name for node in self.flow.nodes for found in node.inputs.values() if isinstance(found, Outside)]
+        return SUBGRAPH_INPUTS, names.index(value.name)
+
     def _node(self, node: Node, links: list[list[Any]]) -> dict[str, Any]:
         spec, number = self.specs[node.key], self.numbers[node.key]
         entries, values = [], []
@@ -171,14 +176,18 @@ class Drawing:
         for name, kind, default, seed, _ in spec.widgets:
             value = node.inputs.get(name, default)
             entries.append({"name": name, "type": kind, "widget": {"name": name}, "link": None})
+            value = value.value if isinstance(value, Outside) else value
             values.append("" if isinstance(value, Out) else value)
             if seed:
                 values.append("fixed")
         for slot, entry in enumerate(entries):
             value = node.inputs.get(entry["name"])
-            if isinstance(value, Out):
+            if isinstance(value, Out | Outside):
                 entry["link"] = len(links) + 1
-                links.append([len(links) + 1, self.numbers[value.node], self._slot(value), number, slot, entry["type"]])
+                origin = (
+                    (self.numbers[value.node], self._slot(value)) if isinstance(value, Out) else self._outside(value)
+                )
+                links.append([len(links) + 1, *origin, number, slot, entry["type"]])
         if node.kind == "LoadVideo":
             values.append("image")  # the upload button
         properties: dict[str, Any] = {"Node name for S&R": node.kind}
@@ -239,7 +248,7 @@ class Drawing:
             "id": index + 1,
             "title": group.title,
             "bounding": [left, 0, NODE_WIDTH + 2 * MARGIN, bottom],
-            "color": COLOURS[index],
+            "color": COLOUR,
             "font_size": 24,
             "flags": {},
         }

@@ -30,6 +30,14 @@ class Out:
 
 
 @dataclass(frozen=True)
+class Outside:
+    """An input of the subgraph that the node is in: `name` there, with the value that it has at first."""
+
+    name: str
+    value: Any = None
+
+
+@dataclass(frozen=True)
 class Node:
     key: str
     kind: str
@@ -133,7 +141,7 @@ TINY = Profile(
         "first": "A red circle moving left and right over a plain cream background.",
         "then": "A blue circle moving left and right over a plain cream background.",
     },
-    seconds={"clip": 10.0, "text": 12.0, "part": 5.0},
+    seconds={"clip": 8.5, "text": 12.75, "part": 4.25},
     about_models="The small model of the pack, which knows moving shapes and nothing else: nothing has to be "
     "downloaded, and a CPU suffices. The workflow of the same name without *demo* is the one for real pictures.",
     own_text_encoder=True,
@@ -399,6 +407,40 @@ def beside_the_baseline(profile: Profile) -> Flow:
     intro = "# PA-VDM beside the baseline\n\nThe same clip, prompt, weights and noise, extended in two ways."
     groups = (loaders(profile), prompts, clip(profile, 3), sampling, end)
     return Flow(profile.prefix + "beside_the_baseline", intro, groups)
+
+
+def one_node(profile: Profile) -> Flow:
+    """The chain of extend_a_clip as the inside of one node: a clip's frames in, a video out."""
+    length = {**profile.size, "fps": profile.fps, "new_seconds": Outside("new_seconds", profile.seconds["clip"])}
+    images = {"images": Outside("images"), "source_fps": Outside("source_fps", profile.fps)}
+    chosen = {"clip_name": Outside("clip_name", profile.text.name), "type": "pixart", "device": "default"}
+    models = (
+        Node(
+            "model",
+            "PAVDM_LoadModel",
+            {"model_name": Outside("model_name", profile.stdit.name)},
+            models=(profile.stdit,),
+        ),
+        Node("vae", "PAVDM_LoadVAE", {"vae_name": Outside("vae_name", profile.vae.name)}, models=(profile.vae,)),
+        Node("text", "CLIPLoader", chosen, models=(profile.text,)),
+    )
+    middle = (
+        prompt(profile, "prompt", Outside("text", profile.prompts["clip"])),
+        guider(profile, "guider", "prompt"),
+        Node("latent", "PAVDM_EncodeClip", {"vae": Out("vae", "vae"), **images, **length}),
+    )
+    end = (
+        Node("noise", "RandomNoise", {"noise_seed": Outside("noise_seed", 42)}),
+        Node("sampler", "PAVDM_ProgressiveSampler", profile.schedule),
+        sampled("sampled", "sampler"),
+        decode(profile, "video", Out("sampled", "output"), "")[0],
+    )
+    groups = (
+        Group("Models", "The files are chosen on the node outside.", models),
+        Group("Prompt and clip", "Size and frame rate are set here.", middle),
+        Group("The whole video in one go", "The method's settings are those of *Progressive Sampler*.", end),
+    )
+    return Flow("Extend a Clip (PA-VDM)", "Goes on from where a clip ends: its frames in, a video out.", groups)
 
 
 def all_flows() -> list[Flow]:
