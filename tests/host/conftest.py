@@ -20,8 +20,6 @@ from typing import Any
 
 import pytest
 
-from pavdm.comfyui.core import default_cache, fetch
-
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACK = "pavdm"
 SECONDS_TO_START = 180
@@ -87,7 +85,12 @@ def core() -> Path:
     """The folder of a ComfyUI: COMFYUI_PATH, else the pinned one, fetched once."""
     if path := os.environ.get("COMFYUI_PATH"):
         return Path(path)
-    return fetch(default_cache())
+    cache = os.environ.get("PAVDM_TEST_CACHE") or Path.home() / ".cache" / "pavdm-tests"
+    fetch = [sys.executable, ROOT / "scripts" / "comfyui_core.py", cache]
+    done = subprocess.run(fetch, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.fail(f"no ComfyUI to test on: {done.stderr}", pytrace=False)
+    return Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="session")
