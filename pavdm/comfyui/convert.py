@@ -88,8 +88,8 @@ def _is_link(value: Any) -> bool:
 def _inputs(scope: _Scope, node: Node, schema: Mapping[str, Any]) -> dict[str, Any]:
     values = named_widgets(node, schema)
     values.update(scope.promoted.get(str(node["id"]), {}))
-    for name, kind, options in inputs_of(schema):  # added to the node since the workflow was saved
-        if name in (schema.get("required") or {}) and name not in values and has_widget(name, kind, options):
+    for name, kind, options in inputs_of(schema):  # such as were added to the node since the workflow was saved
+        if name not in values and has_widget(name, kind, options):
             default = default_of(kind, options)
             if default is not None:
                 values[name] = default
