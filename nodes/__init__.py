@@ -28,7 +28,9 @@ class Extension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         _provide_library()
-        from . import conditioning, model, report, sampling, states, text, vae, video
+        from . import bundled, conditioning, demo, model, report, sampling, states, text, vae, video
+
+        bundled.register()
 
         return [
             model.LoadModel,
@@ -47,4 +49,5 @@ class Extension(ComfyExtension):
             states.LoadState,
             video.DecodeToVideo,
             report.DriftReport,
+            demo.DemoClip,
         ]

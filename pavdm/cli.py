@@ -17,6 +17,7 @@ from pavdm.options import models_from, parser, precision_from, schedule_from, se
 if TYPE_CHECKING:
     from pavdm.settings import Settings
 
+EXIT_FAILED = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 _OUT_OF_MEMORY = (
@@ -26,7 +27,9 @@ _OUT_OF_MEMORY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0 done, 1 doctor found something amiss, 2 bad input, 130 interrupted."""
+    """Run the command; the exit status: 0 done, 2 bad input, 130 interrupted; 1 doctor found something amiss, or a
+    workflow failed on its server.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     options = parser().parse_args(arguments)
     try:
@@ -170,6 +173,19 @@ def _run_eval(options: argparse.Namespace) -> int:
     return run(options, lambda line: print(line, flush=True))
 
 
+def _run_workflow(options: argparse.Namespace) -> int:
+    from pavdm.comfyui.client import ServerError
+    from pavdm.comfyui.command import run
+
+    try:
+        paths = run(options)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    print("\n".join(map(str, paths)) or "done; the workflow saved nothing")
+    return 0
+
+
 _COMMANDS = {
     "video": _run_video,
     "schedule": _run_schedule,
@@ -177,4 +193,5 @@ _COMMANDS = {
     "new_model": _run_new_model,
     "eval": _run_eval,
     "doctor": _run_doctor,
+    "workflow": _run_workflow,
 }

@@ -35,6 +35,7 @@ NODES = {
     "PAVDM_LoadState",
     "PAVDM_DecodeToVideo",
     "PAVDM_DriftReport",
+    "PAVDM_DemoClip",
 }
 
 
