@@ -42,12 +42,5 @@ def fetch(folder: Path) -> Path:
     return core
 
 
-def install_requirements(python: Path, core: Path) -> None:
-    """Install what the core needs into the environment of `python`."""
-    print("installing ComfyUI's requirements ...", flush=True)
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *REQUIREMENTS, "-r", core / "requirements.txt"], check=True)
-
-
 if __name__ == "__main__":
     print(fetch(Path(sys.argv[1])))
