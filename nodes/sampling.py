@@ -12,6 +12,7 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from pavdm.buckets import size_of_latents
 from pavdm.errors import InputError
 from pavdm.sampling.fill import fill, fill_by_replacement, num_replacement_loops, placed_noise
 from pavdm.sampling.rectified_flow import ReplacementLoop
@@ -19,9 +20,9 @@ from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import PromptSwitch
 from pavdm.schedule_plot import draw
 
-from .conditioning import SPATIAL_FACTOR, latent_seconds
+from .conditioning import latent_seconds
 from .host import schema
-from .velocity import GuiderVelocity, Prompt, prompt_of
+from .velocity import GuiderVelocity, Prompt, prompt_of, require_model
 
 
 def schedule_inputs() -> list[Any]:
@@ -114,8 +115,8 @@ class Job:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.noise.shape[-2] * SPATIAL_FACTOR, self.noise.shape[-1] * SPATIAL_FACTOR
+        """(height, width) in pixels, as the model is told it."""
+        return size_of_latents(*self.noise.shape[-2:])
 
 
 class WholeVideoSampler(comfy.samplers.Sampler):
@@ -147,6 +148,7 @@ class WholeVideoSampler(comfy.samplers.Sampler):
                 f"expected the sigmas of the node that the sampler is from ({len(own)} values from 1 to 0), got "
                 f"{len(sigmas)} others: connect its sigmas output"
             )
+        require_model(model_wrap.inner_model, noise)
         num_known = 0 if denoise_mask is None else num_known_latents(denoise_mask)
         if num_known == noise.shape[2]:
             raise InputError(
@@ -183,7 +185,7 @@ class ProgressiveSampler(WholeVideoSampler):
         """The schedule with the timestep transform of latents (B, C, T, H, W)."""
         if not self.timestep_transform:
             return self.schedule
-        height, width = (SPATIAL_FACTOR * n for n in latents.shape[-2:])
+        height, width = size_of_latents(*latents.shape[-2:])
         return replace(self.schedule, shift=timestep_shift(height, width, self.schedule.window_latents))
 
     def make(self, job: Job) -> Tensor:

@@ -7,6 +7,7 @@ LoRA).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from torch import Tensor
 
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
 from pavdm.errors import InputError
+from pavdm.models.vae import pixel_frames
 from pavdm.sampling.progressive import Progress
 from pavdm.sampling.video_state import VideoState, begin, extend, load_video_state, prompted, save_video_state
 
-from .conditioning import latent_seconds
+from .conditioning import LAYOUT, Layout, latent_seconds
 from .host import schema
 from .sampling import num_known_latents, require_progressive
-from .velocity import GuiderVelocity, prompt_of
+from .velocity import GuiderVelocity, prompt_of, require_model
 
 State = io.Custom("PAVDM_STATE")
 SUFFIX = ".safetensors"
@@ -73,6 +75,12 @@ class StepSampler(comfy.samplers.Sampler):
 
 def advance(guider: Any, video: VideoState, seconds: float | None) -> VideoState:
     """`video` taken further by the host's guider (its model loaded, patched and watched for Cancel by the host)."""
+    model = guider.model_patcher.model
+    if video.window is None and not video.clip.shape[2]:  # from text: as Empty Video made it, without a model
+        shape = list(video.clip.shape)
+        shape[1] = model.latent_format.latent_channels
+        video = replace(video, clip=video.clip.new_zeros(shape), finished=video.finished.new_zeros(shape))
+    require_model(model, video.clip)
     window = torch.zeros(*video.clip.shape[:2], video.schedule.window_latents, *video.clip.shape[3:])
     sampler = StepSampler(video, seconds)
     callback = latent_preview.prepare_callback(guider.model_patcher, 1)
@@ -168,7 +176,11 @@ class Finish(io.ComfyNode):
     def execute(cls, state: VideoState, guider: Any = None) -> io.NodeOutput:
         if guider is not None:
             state = advance(guider, state, None)
-        return io.NodeOutput({"samples": state.latents})
+        samples, clip = state.latents, state.clip.shape[2]
+        kept = samples.shape[2] - state.finished.shape[2]
+        return io.NodeOutput(
+            {"samples": samples, LAYOUT: Layout(samples.shape[2], pixel_frames(samples.shape[2]), clip, kept)}
+        )
 
 
 class SaveState(io.ComfyNode):

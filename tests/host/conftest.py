@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +14,9 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACK = "pavdm"
+PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
 SECONDS_TO_START = 180
 SECONDS_PER_RUN = 240
 
@@ -74,6 +77,35 @@ class Server:
     def run(self, graph: Graph) -> dict[str, Any]:
         return self.wait(self.queue(graph))
 
+    def watch(self, graph: Graph) -> tuple[list[dict[str, Any]], list[bytes]]:
+        """Run a workflow as the page does: all that the server said of it, and the previews (JPEG files) it sent."""
+        return asyncio.run(self._watch(graph))
+
+    async def _watch(self, graph: Graph) -> tuple[list[dict[str, Any]], list[bytes]]:
+        import aiohttp
+
+        client = uuid.uuid4().hex
+        said: list[dict[str, Any]] = []
+        previews: list[bytes] = []
+        async with aiohttp.ClientSession() as session:
+            async with session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket:
+                answer = await session.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": client})
+                assert answer.status == 200, await answer.text()
+                ends = ("execution_success", "execution_error", "execution_interrupted")
+                while not said or said[-1]["type"] not in ends:
+                    message = await socket.receive(SECONDS_PER_RUN)
+                    if message.type == aiohttp.WSMsgType.BINARY:
+                        start = message.data.find(b"\xff\xd8\xff")  # after a header that depends on the host
+                        previews += [message.data[start:]] if start >= 0 else []
+                    else:
+                        said.append(json.loads(message.data))
+        return said, previews
+
+    def noted(self, name: str) -> list[str]:
+        """What the probe nodes noted under a name."""
+        place = self.base / "output" / "probe" / f"{name}.txt"
+        return place.read_text().splitlines() if place.exists() else []
+
     def files(self, outputs: dict[str, Any], node: str) -> list[Path]:
         """The files that an output node names."""
         listed = [file for group in outputs[node].values() if isinstance(group, list) for file in group]
@@ -104,32 +136,46 @@ def base(tmp_path_factory: pytest.TempPathFactory, models: Path, carphone: Path)
     shutil.copy(carphone, folder / "input" / "clip.mp4")
     (folder / "custom_nodes").mkdir()
     (folder / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+    (folder / "custom_nodes" / PROBE).symlink_to(Path(__file__).parent / "probe", target_is_directory=True)
     return folder
 
 
 @pytest.fixture(scope="session")
 def server(core: Path, base: Path) -> Iterator[Server]:
+    with serving(core, base) as running:
+        yield running
+
+
+@contextmanager
+def serving(core: Path, base: Path, *options: str) -> Iterator[Server]:
+    """A ComfyUI on `base`, up; `options` beside those that every test wants."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = base / "server.log"
-    options = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-    options += ["--base-directory", str(base), "--port", str(port), "--use-pytorch-cross-attention"]
-    options += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
+    log = base / f"server-{port}.log"
+    command = [sys.executable, str(core / "main.py"), "--cpu", "--disable-auto-launch", "--disable-api-nodes"]
+    command += ["--database-url", "sqlite:///:memory:", "--base-directory", str(base), "--port", str(port)]
+    command += ["--use-pytorch-cross-attention", "--preview-method", "latent2rgb"]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, PROBE, *options]
     with log.open("wb") as output:
-        command = [sys.executable, core / "main.py", *options]
         process = subprocess.Popen(command, cwd=core, stdout=output, stderr=subprocess.STDOUT)
     running = Server(process, f"http://127.0.0.1:{port}", base, log)
     try:
         _wait_until_up(running)
         yield running
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def another_server(core: Path, base: Path) -> Any:
+    """A function: a server of its own, as a context manager, for what ends one or needs other options."""
+    return partial(serving, core, base)
 
 
 def _wait_until_up(server: Server) -> None:
@@ -173,6 +219,27 @@ def workflow() -> Any:
     return load
 
 
+def with_model(graph: Graph, node: dict[str, Any]) -> Graph:
+    """`graph` with a node, whose `model` input is the loaded one, between loader and guider."""
+    loader, guider = by_class(graph, "PAVDM_LoadModel"), by_class(graph, "CFGGuider")
+    node = {**node, "inputs": {"model": [loader, 0], **node["inputs"]}}
+    own = {**graph[guider], "inputs": {**graph[guider]["inputs"], "model": ["patched", 0]}}
+    return {**graph, "patched": node, guider: own}
+
+
+def sampled_latents(server: Server, graph: Graph, node: str = "", output: int = 0) -> Any:
+    """Run `graph` up to a LATENT output (default: of Sampler Custom Advanced) and return its latents."""
+    from safetensors.torch import load_file
+
+    node = node or by_class(graph, "SamplerCustomAdvanced")
+    saved = {"samples": [node, output], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
+    drop = ("PAVDM_DecodeToVideo", "SaveVideo")
+    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
+    graph = {**graph, "saved": {"class_type": "SaveLatent", "inputs": saved}}
+    (path,) = [p for p in server.files(server.run(graph), "saved") if p.suffix == ".latent"]
+    return load_file(path)["latent_tensor"]
+
+
 def by_class(graph: Graph, class_type: str) -> str:
     """Id of the only node of a class."""
     (found,) = [number for number, node in graph.items() if node["class_type"] == class_type]
@@ -182,3 +249,13 @@ def by_class(graph: Graph, class_type: str) -> str:
 @pytest.fixture
 def find() -> Any:
     return by_class
+
+
+@pytest.fixture
+def patched() -> Any:
+    return with_model
+
+
+@pytest.fixture
+def latents_of() -> Any:
+    return sampled_latents

@@ -1,0 +1,122 @@
+"""Nodes for the tests, in a pack of their own beside the one that is tested: what another pack, a full graphics card or
+the Cancel button does to a model, made to happen at a certain point.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management as mm
+import folder_paths
+import torch
+from comfy.patcher_extension import WrappersMP
+
+
+def note(name: str, line: object) -> None:
+    """Add a line to probe/NAME.txt in the output folder, where the test reads it."""
+    place = Path(folder_paths.get_output_directory()) / "probe" / f"{name}.txt"
+    place.parent.mkdir(exist_ok=True)
+    with place.open("a") as file:
+        file.write(f"{line}\n")
+
+
+class Model:
+    """A MODEL to which something happens; every call of the network is noted with the shape that it got.
+
+    interrupt_at: the call in which Cancel is pressed. max_batch: more items at once are out of memory. max_attention:
+    so are more numbers in one attention. kill_at: the call in which the whole server dies. attention: note each call.
+    compile: torch.compile with a backend that changes nothing.
+    """
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "patch"
+    CATEGORY = "probe"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        number = ("INT", {"default": 0, "min": 0, "max": 2**40})
+        names = ("interrupt_at", "kill_at", "max_batch", "max_attention")
+        return {
+            "required": {"model": ("MODEL",), "name": ("STRING", {})},
+            "optional": {
+                **{name: number for name in names},
+                "attention": ("BOOLEAN", {"default": False}),
+                "compile": ("BOOLEAN", {"default": False}),
+            },
+        }
+
+    def patch(
+        self,
+        model: Any,
+        name: str,
+        interrupt_at: int = 0,
+        kill_at: int = 0,
+        max_batch: int = 0,
+        max_attention: int = 0,
+        attention: bool = False,
+        compile: bool = False,
+    ) -> Any:
+        model = model.clone()
+        calls = 0
+
+        def call(executor: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            note(name, tuple(x.shape))
+            if calls == interrupt_at:
+                mm.interrupt_current_processing()
+            if calls == kill_at:
+                import os
+                import signal
+
+                os.kill(os.getpid(), signal.SIGKILL)
+            if max_batch and x.shape[0] > max_batch:
+                raise mm.OOM_EXCEPTION("simulated")
+            return executor(x, *args, **kwargs)
+
+        def attend(function: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            note(f"{name}-attention", tuple(q.shape))
+            if max_attention and q.numel() > max_attention:
+                raise mm.OOM_EXCEPTION("simulated")
+            return function(q, *args, **kwargs)
+
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "probe", call)
+        if attention or max_attention:
+            model.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = attend
+        if compile:
+            from comfy_api.torch_helpers import set_torch_compile_wrapper
+
+            set_torch_compile_wrapper(model=model, backend="eager")
+        return (model,)
+
+
+class VAE:
+    """A VAE that is out of memory for latents, or images, of more than `max_positions` latent positions at once."""
+
+    RETURN_TYPES = ("VAE",)
+    FUNCTION = "patch"
+    CATEGORY = "probe"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"vae": ("VAE",), "name": ("STRING", {}), "max_positions": ("INT", {"default": 1})}}
+
+    def patch(self, vae: Any, name: str, max_positions: int) -> Any:
+        network = vae.first_stage_model
+
+        def limited(function: Any, what: str, factor: int) -> Any:
+            def call(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+                note(name, f"{what} {tuple(x.shape)}")
+                if x.shape[-1] * x.shape[-2] > max_positions * factor:
+                    raise mm.OOM_EXCEPTION("simulated")
+                return function(x, *args, **kwargs)
+
+            return call
+
+        network.decode = limited(type(network).decode.__get__(network), "decode", 1)
+        network.encode = limited(type(network).encode.__get__(network), "encode", 64)
+        return (vae,)
+
+
+NODE_CLASS_MAPPINGS = {"Probe_Model": Model, "Probe_VAE": VAE}
