@@ -28,10 +28,11 @@ class Extension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         _provide_library()
-        from . import conditioning, model, sampling, states, text, vae, video
+        from . import conditioning, lora, model, sampling, states, text, vae, video
 
         return [
             model.LoadModel,
+            lora.LoadLoRA,
             vae.LoadVAE,
             text.LoadTextEncoder,
             conditioning.EncodePrompt,

@@ -229,19 +229,25 @@ class EncodeClip(io.ComfyNode):
                     "posterior",
                     options=["sample", "mode"],
                     default="sample",
+                    optional=True,
                     tooltip="Draw the clip's latents from the VAE's posterior (sample, as published and as the pavdm "
                     "command does), or take the most likely ones (mode, as the stock VAE Encode does).",
                 ),
                 io.Int.Input(
-                    "posterior_seed", default=42, min=0, max=2**63 - 1, tooltip="Seed of that draw. Not used for mode."
+                    "posterior_seed",
+                    default=42,
+                    min=0,
+                    max=2**63 - 1,
+                    optional=True,
+                    tooltip="Seed of that draw. Not used for mode.",
                 ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="5 latents for every 17 frames; new ones are masked."),
                 io.Image.Output(
                     display_name="clip",
-                    tooltip="The clip's own frames at fps and size, for the clip input of Decode to Video: all of them, "
-                    "or with condition first those that the video goes on from.",
+                    tooltip="The clip's own frames at fps and size, for the clip input of Decode to Video: all, or "
+                    "with condition first those that the video goes on from.",
                 ),
             ],
         )

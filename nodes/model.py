@@ -23,7 +23,7 @@ from comfy_api.latest import io
 from torch import Tensor, nn
 
 from pavdm.errors import InputError
-from pavdm.models.checkpoint import read_stdit3
+from pavdm.models.checkpoint import fingerprint, read_stdit3
 from pavdm.models.files import read_config
 from pavdm.models.latent_preview import LatentPreview
 from pavdm.sampling.schedule import NUM_TIMESTEPS, Schedule
@@ -99,7 +99,9 @@ def over_frames(sigma: Tensor) -> Tensor:
 
 
 class PAVDM(comfy.model_base.BaseModel):
-    """STDiT3 among the host's models."""
+    """STDiT3 among the host's models. source: what file it is of and in which number formats."""
+
+    source: tuple[str, ...] = ()
 
     def __init__(self, model_config: Any, device: Any = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostSTDiT3)
@@ -208,6 +210,7 @@ def load_patcher(path: str, options: dict[str, Any], disable_dynamic: bool = Fal
     else:
         model.to(offload_device)
         model.load_model_weights(state, "")
+    model.source = (fingerprint(path), str(dtype), str(manual_cast))
     patcher.cached_patcher_init = (load_patcher, (path, options))
     return patcher
 
@@ -255,7 +258,7 @@ class LoadModel(io.ComfyNode):
         made, read = patcher.model.latent_format.latent_channels, None if vae is None else vae.latent_channels
         if read not in (None, made):
             raise InputError(
-                f"the model makes latents of {made} channels, the VAE reads {read}: connect the VAE that belongs to the "
-                "model"
+                f"the model makes latents of {made} channels, the VAE reads {read}: connect the VAE that belongs "
+                "to the model"
             )
         return io.NodeOutput(patcher)

@@ -72,7 +72,8 @@ class GuiderVelocity:
     Every model call goes through the guider with one time, the window's noisiest; the time of each frame goes along as
     a FrameClock. What comes back is the denoised window, x0 = x + sigma * velocity.
 
-    guider, extra_args: as a host's sampler gets them, the model checked by `require_model`. embeddings: of every text that can be asked for.
+    guider, extra_args: as a host's sampler gets them, the model checked by `require_model`.
+    embeddings: of every text that can be asked for.
     """
 
     def __init__(self, guider: Any, extra_args: dict[str, Any], embeddings: Mapping[str, Tensor]) -> None:

@@ -58,8 +58,8 @@ def clip_part(clip: Tensor, layout: Layout | None, size: tuple[int, int]) -> tup
     """
     if layout is None or not layout.clip_latents:
         raise InputError(
-            "the latents do not say which of them are the clip's: connect latents that came from Encode Clip, whole, or "
-            "nothing to the clip input"
+            "the latents do not say which of them are the clip's: connect latents that came from Encode Clip, whole, "
+            "or nothing to the clip input"
         )
     if tuple(clip.shape[1:3]) != size:
         raise InputError(
@@ -101,9 +101,9 @@ class DecodeToVideo(io.ComfyNode):
                 io.Image.Input(
                     "clip",
                     optional=True,
-                    tooltip="The clip's own frames, of Encode Clip: they go in as they are, in place of the latents that "
-                    "they were encoded to. Leave it open where overlap is off in the sampler: the clip's end is made "
-                    "anew then.",
+                    tooltip="The clip's own frames, of Encode Clip: they go in as they are, in place of the latents "
+                    "that they were encoded to. Leave it open where overlap is off in the sampler: the clip's end "
+                    "is made anew then.",
                 ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="For Save Video, which copies it as it is.")],

@@ -36,8 +36,8 @@ class LatentPreview:
         rows = [*factors, bias] if isinstance(factors, list) else []
         if len(rows) != channels + 1 or not all(_is_colour(row) for row in rows):
             raise InputError(
-                f"config.json: expected {FACTORS} to be a list of three numbers for each of {channels} latent channels, "
-                f"and {BIAS} three numbers; remove them, or fit them again with scripts/fit_preview.py"
+                f"config.json: expected {FACTORS} to be a list of three numbers for each of {channels} latent "
+                f"channels, and {BIAS} three numbers; remove them, or fit them again with scripts/fit_preview.py"
             )
         *colours, offset = ((float(r), float(g), float(b)) for r, g, b in rows)
         return cls(tuple(colours), offset)
@@ -59,8 +59,8 @@ def fit_preview(latents: Tensor, pixels: Tensor) -> LatentPreview:
     latents: (B, C, T, h, w). pixels: (B, 3, F, H, W) in [-1, 1], what they are of; a latent stands for F / T frames and
     (H / h) x (W / w) pixels. Raises InputError if there are fewer positions than numbers to be found.
     """
-    channels = latents.shape[1]
-    colours = F.adaptive_avg_pool3d(pixels.float(), latents.shape[2:]).movedim(1, -1).reshape(-1, 3)
+    channels, length, height, width = latents.shape[1:]
+    colours = F.adaptive_avg_pool3d(pixels.float(), (length, height, width)).movedim(1, -1).reshape(-1, 3)
     values = latents.float().movedim(1, -1).reshape(-1, channels)
     if len(values) <= channels:
         raise InputError(f"{len(values)} latent positions are too few to fit a preview of {channels} channels to")

@@ -28,6 +28,8 @@ PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
 SECONDS_TO_START = 180
 SECONDS_PER_RUN = 240
 
+CHUNK_SECONDS = 17 / 24
+
 Graph = dict[str, dict[str, Any]]
 
 
@@ -87,18 +89,20 @@ class Server:
         client = uuid.uuid4().hex
         said: list[dict[str, Any]] = []
         previews: list[bytes] = []
-        async with aiohttp.ClientSession() as session:
-            async with session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket:
-                answer = await session.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": client})
-                assert answer.status == 200, await answer.text()
-                ends = ("execution_success", "execution_error", "execution_interrupted")
-                while not said or said[-1]["type"] not in ends:
-                    message = await socket.receive(SECONDS_PER_RUN)
-                    if message.type == aiohttp.WSMsgType.BINARY:
-                        start = message.data.find(b"\xff\xd8\xff")  # after a header that depends on the host
-                        previews += [message.data[start:]] if start >= 0 else []
-                    else:
-                        said.append(json.loads(message.data))
+        ends = ("execution_success", "execution_error", "execution_interrupted")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket,
+        ):
+            answer = await session.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": client})
+            assert answer.status == 200, await answer.text()
+            while not said or said[-1]["type"] not in ends:
+                message = await socket.receive(SECONDS_PER_RUN)
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    start = message.data.find(b"\xff\xd8\xff")  # after a header that depends on the host
+                    previews += [message.data[start:]] if start >= 0 else []
+                else:
+                    said.append(json.loads(message.data))
         return said, previews
 
     def noted(self, name: str) -> list[str]:
@@ -227,6 +231,25 @@ def with_model(graph: Graph, node: dict[str, Any]) -> Graph:
     return {**graph, "patched": node, guider: own}
 
 
+def step_by_step(graph: Graph, parts: list[float]) -> Graph:
+    """The sampling nodes of `graph` replaced by Start, an Extend for each of `parts` (in chunks), Finish, Save Latent."""
+    guider, sampler = [by_class(graph, "CFGGuider"), 0], [by_class(graph, "PAVDM_ProgressiveSampler"), 0]
+    latent = graph[by_class(graph, "SamplerCustomAdvanced")]["inputs"]["latent_image"]
+    drop = ("SamplerCustomAdvanced", "PAVDM_DecodeToVideo", "SaveVideo", "RandomNoise")
+    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
+    start = {"sampler": sampler, "latent": latent, "noise_seed": 7}
+    graph["start"] = {"class_type": "PAVDM_Start", "inputs": start}
+    state = ["start", 0]
+    for number, chunks in enumerate(parts):
+        inputs = {"guider": guider, "state": state, "seconds": round(chunks * CHUNK_SECONDS - 0.01, 2)}
+        graph[f"extend{number}"] = {"class_type": "PAVDM_Extend", "inputs": inputs}
+        state = [f"extend{number}", 0]
+    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider}}
+    saved = {"samples": ["finish", 0], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
+    graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
+    return graph
+
+
 def sampled_latents(server: Server, graph: Graph, node: str = "", output: int = 0) -> Any:
     """Run `graph` up to a LATENT output (default: of Sampler Custom Advanced) and return its latents."""
     from safetensors.torch import load_file
@@ -259,3 +282,8 @@ def patched() -> Any:
 @pytest.fixture
 def latents_of() -> Any:
     return sampled_latents
+
+
+@pytest.fixture
+def in_steps() -> Any:
+    return step_by_step

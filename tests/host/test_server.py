@@ -20,6 +20,7 @@ OUTSIDE = "Value not in list|not found"  # newer hosts check combo values before
 ROOT = Path(__file__).resolve().parent.parent.parent
 NODES = {
     "PAVDM_LoadModel",
+    "PAVDM_LoadLoRA",
     "PAVDM_LoadVAE",
     "PAVDM_LoadTextEncoder",
     "PAVDM_EncodePrompt",
@@ -66,7 +67,7 @@ def test_importing_the_pack_imports_neither_torch_nor_transformers() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize(("name", "num_frames"), [("extend_a_clip", 17 + 51), ("text_to_long_video", 51)])
+@pytest.mark.parametrize(("name", "num_frames"), [("extend_a_clip", 17 + 48), ("text_to_long_video", 48)])
 def test_a_shipped_workflow_leaves_a_playable_video_of_the_right_length(
     server: Any, workflow: Any, find: Any, name: str, num_frames: int
 ) -> None:

@@ -40,7 +40,7 @@ class Model:
         return {
             "required": {"model": ("MODEL",), "name": ("STRING", {})},
             "optional": {
-                **{name: number for name in names},
+                **dict.fromkeys(names, number),
                 "attention": ("BOOLEAN", {"default": False}),
                 "compile": ("BOOLEAN", {"default": False}),
             },
