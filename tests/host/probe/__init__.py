@@ -5,9 +5,14 @@ the Cancel button does to a model, made to happen at a certain point.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import comfy.model_base
 import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models_base
 import folder_paths
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -24,9 +29,9 @@ def note(name: str, line: object) -> None:
 class Model:
     """A MODEL to which something happens; every call of the network is noted with the shape that it got.
 
-    interrupt_at: the call in which Cancel is pressed. max_batch: more items at once are out of memory. max_attention:
-    so are more numbers in one attention. kill_at: the call in which the whole server dies. attention: note each call.
-    compile: torch.compile with a backend that changes nothing.
+    interrupt_at: the call in which Cancel is pressed. max_batch: more items at once are out of memory. kill_at: the call
+    in which the whole server dies. attention: note each call of it. compile: torch.compile with a backend that changes
+    nothing. resident_kilobytes: of the weights; the others stay where they are stored, and are cast when they are used.
     """
 
     RETURN_TYPES = ("MODEL",)
@@ -36,7 +41,7 @@ class Model:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         number = ("INT", {"default": 0, "min": 0, "max": 2**40})
-        names = ("interrupt_at", "kill_at", "max_batch", "max_attention")
+        names = ("interrupt_at", "kill_at", "max_batch", "resident_kilobytes")
         return {
             "required": {"model": ("MODEL",), "name": ("STRING", {})},
             "optional": {
@@ -53,7 +58,7 @@ class Model:
         interrupt_at: int = 0,
         kill_at: int = 0,
         max_batch: int = 0,
-        max_attention: int = 0,
+        resident_kilobytes: int = 0,
         attention: bool = False,
         compile: bool = False,
     ) -> Any:
@@ -77,13 +82,21 @@ class Model:
 
         def attend(function: Any, q: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             note(f"{name}-attention", tuple(q.shape))
-            if max_attention and q.numel() > max_attention:
-                raise mm.OOM_EXCEPTION("simulated")
             return function(q, *args, **kwargs)
 
         model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "probe", call)
-        if attention or max_attention:
+        if attention:
             model.model_options.setdefault("transformer_options", {})["optimized_attention_override"] = attend
+        if resident_kilobytes:
+
+            def load(executor: Any, patcher: Any, *args: Any, **kwargs: Any) -> Any:
+                loaded = executor(patcher, *args, **kwargs)
+                patcher.unpatch_model(patcher.offload_device, unpatch_weights=True)
+                patcher.load(patcher.load_device, lowvram_model_memory=resident_kilobytes * 1024)
+                note(f"{name}-resident", f"{patcher.loaded_size()} of {patcher.model_size()}")
+                return loaded
+
+            model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "probe", load)
         if compile:
             from comfy_api.torch_helpers import set_torch_compile_wrapper
 
@@ -119,4 +132,27 @@ class VAE:
         return (vae,)
 
 
-NODE_CLASS_MAPPINGS = {"Probe_Model": Model, "Probe_VAE": VAE}
+class Wrong:
+    """A MODEL, a VAE and a CLIP of the host's kinds that are of other networks."""
+
+    RETURN_TYPES = ("MODEL", "VAE", "CLIP")
+    FUNCTION = "make"
+    CATEGORY = "probe"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {}}
+
+    def make(self) -> Any:
+        class Other(comfy.model_base.BaseModel):
+            def __init__(self) -> None:
+                config = comfy.supported_models_base.BASE({"disable_unet_model_creation": True})
+                super().__init__(config, comfy.model_base.ModelType.FLOW)
+                self.diffusion_model = torch.nn.Linear(1, 1)
+
+        patcher = comfy.model_patcher.ModelPatcher(Other(), mm.get_torch_device(), mm.unet_offload_device())
+        clip = SimpleNamespace(tokenize=lambda text, **options: {"l": [[(1, 1.0)]]})
+        return patcher, comfy.sd.VAE(sd={}), clip
+
+
+NODE_CLASS_MAPPINGS = {"Probe_Model": Model, "Probe_VAE": VAE, "Probe_Wrong": Wrong}
