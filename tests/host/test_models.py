@@ -93,6 +93,20 @@ def test_a_lora_gives_what_the_merged_weights_give(
     assert not torch.allclose(changed, latents_of(server, graph), atol=1e-2)
 
 
+def test_a_lora_as_a_hook_gives_what_the_loader_gives(
+    server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any, loras: list[str]
+) -> None:
+    graph = workflow("text_to_long_video", new_seconds=0.7)
+    prompt, guider = find(graph, "PAVDM_EncodePrompt"), find(graph, "CFGGuider")
+    inputs = {"lora_name": "generic.safetensors", "strength_model": 0.5}
+    loaded = latents_of(server, patched(graph, {"class_type": "LoraLoaderModelOnly", "inputs": inputs}))
+    graph["hook"] = {"class_type": "CreateHookLoraModelOnly", "inputs": inputs}
+    pair = {"positive_NEW": [prompt, 0], "negative_NEW": [prompt, 1], "strength": 1.0, "set_cond_area": "default"}
+    graph["pair"] = {"class_type": "PairConditioningSetProperties", "inputs": {**pair, "hooks": ["hook", 0]}}
+    graph[guider]["inputs"].update({"positive": ["pair", 0], "negative": ["pair", 1]})
+    torch.testing.assert_close(latents_of(server, graph), loaded, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("probe", "noted"),
     [

@@ -58,6 +58,23 @@ def test_every_input_and_output_has_a_tooltip(server: Any) -> None:
         assert node["description"] and all(node["output_tooltips"]), name
 
 
+def test_missing_model_folders_give_empty_lists(server: Any) -> None:
+    models, away = server.base / "models", server.base / "models away"
+    models.rename(away)
+    try:
+        for node, name in (
+            ("LoadModel", "model_name"),
+            ("LoadVAE", "vae_name"),
+            ("LoadTextEncoder", "text_encoder_name"),
+            ("LoadLoRA", "lora_name"),
+        ):
+            described = server.get(f"/object_info/PAVDM_{node}")[f"PAVDM_{node}"]["input"]["required"][name]
+            options = described[0] if isinstance(described[0], list) else described[1]["options"]
+            assert options == [], node
+    finally:
+        away.rename(models)
+
+
 def test_importing_the_pack_imports_neither_torch_nor_transformers() -> None:
     code = (
         "import importlib.util, sys; "

@@ -4,6 +4,7 @@ the Cancel button does to a model, made to happen at a certain point.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,7 +106,7 @@ class Model:
 
 
 class VAE:
-    """A VAE that is out of memory for latents, or images, of more than `max_positions` latent positions at once."""
+    """A VAE that is out of memory for more than `max_positions` latent positions at once; every decoding is noted."""
 
     RETURN_TYPES = ("VAE",)
     FUNCTION = "patch"
@@ -118,18 +119,21 @@ class VAE:
     def patch(self, vae: Any, name: str, max_positions: int) -> Any:
         network = vae.first_stage_model
 
-        def limited(function: Any, what: str, factor: int) -> Any:
-            def call(x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-                note(name, f"{what} {tuple(x.shape)}")
-                if x.shape[-1] * x.shape[-2] > max_positions * factor:
+        class Short:
+            """The network as the VAE knows it."""
+
+            def __getattr__(self, attribute: str) -> Any:
+                return getattr(network, attribute)
+
+            def decode(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+                note(name, tuple(latents.shape))
+                if latents.shape[-1] * latents.shape[-2] > max_positions:
                     raise mm.OOM_EXCEPTION("simulated")
-                return function(x, *args, **kwargs)
+                return network.decode(latents, *args, **kwargs)
 
-            return call
-
-        network.decode = limited(type(network).decode.__get__(network), "decode", 1)
-        network.encode = limited(type(network).encode.__get__(network), "encode", 64)
-        return (vae,)
+        short = copy.copy(vae)  # the VAE itself is in the host's cache
+        short.first_stage_model = Short()
+        return (short,)
 
 
 class Wrong:
