@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management as mm
@@ -165,12 +165,19 @@ def video_size(resolution: str, aspect: str, width: int, height: int) -> tuple[i
     return (height, width) if resolution == CUSTOM else bucket_size(resolution, aspect)
 
 
+def fitted(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """IMAGE (F, H, W, 3) scaled to cover `size`, its centre cropped to it, and that cut to whole latent positions."""
+    height, width = size
+    scaled = comfy.utils.common_upscale(images.movedim(-1, 1), width, height, "lanczos", "center").movedim(1, -1)
+    return scaled[:, : height // SPATIAL_FACTOR * SPATIAL_FACTOR, : width // SPATIAL_FACTOR * SPATIAL_FACTOR]
+
+
 @dataclass(frozen=True)
 class Layout:
     """What a LATENT of this pack says of its video, under LAYOUT: Decode to Video needs it, all others carry it along.
 
     It holds while there are `latents` of them. frames: those that were asked for. clip_latents: how many at the
-    beginning are a clip's, the first kept_latents of them unchanged.
+    beginning are the end of a clip, the first kept_latents of them unchanged.
     """
 
     latents: int
@@ -243,12 +250,7 @@ class EncodeClip(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Latent.Output(display_name="latent", tooltip="5 latents for every 17 frames; new ones are masked."),
-                io.Image.Output(
-                    display_name="clip",
-                    tooltip="The clip's own frames at fps and size, for the clip input of Decode to Video: all, or "
-                    "with condition first those that the video goes on from.",
-                ),
+                io.Latent.Output(display_name="latent", tooltip="5 latents for every 17 frames; new ones are masked.")
             ],
         )
 
@@ -277,13 +279,13 @@ class EncodeClip(io.ComfyNode):
                 f"the clip has {len(order)} frames at {fps:g} fps, {needed} are needed ({pieces} x {PIECE_FRAMES}): "
                 "give a longer clip, or ask for fewer pieces"
             )
-        shown = images[order if condition == "last" else order[:needed], ..., :3]
-        rows, columns = video_size(resolution, aspect, width, height)
-        scaled = comfy.utils.common_upscale(shown.movedim(-1, 1), columns, rows, "lanczos", "center").movedim(1, -1)
-        own = scaled[:, : rows // SPATIAL_FACTOR * SPATIAL_FACTOR, : columns // SPATIAL_FACTOR * SPATIAL_FACTOR]
-        encoded = own[-needed:]
+        used = images[order[-needed:] if condition == "last" else order[:needed], ..., :3]
+        encoded = fitted(used, video_size(resolution, aspect, width, height))
         latents = vae.encode(encoded) if posterior == "mode" else vae.encode_sample(encoded, posterior_seed)
-        return io.NodeOutput(with_new_latents(latents, new_seconds, fps), own)
+        video = with_new_latents(latents, new_seconds, fps)
+        if condition == "first":
+            video[LAYOUT] = replace(video[LAYOUT], clip_latents=0, kept_latents=0)
+        return io.NodeOutput(video)
 
 
 class EmptyVideo(io.ComfyNode):

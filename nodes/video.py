@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +15,42 @@ from comfy_api.input_impl import VideoFromFile
 from comfy_api.latest import io
 from torch import Tensor
 
-from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
+from pavdm.buckets import size_of_latents
+from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, resampled
 from pavdm.errors import InputError
 from pavdm.video_writer import VideoWriter
 
-from .conditioning import LAYOUT, Layout
+from .conditioning import LAYOUT, Layout, fitted
 from .host import check_interrupted, schema
 from .vae import require_open_sora
 
 
+@dataclass(frozen=True, eq=False)
+class OwnFrames:
+    """Frames that are shown as they are: those of `images` (F, H, W, 3) at `places`, fitted to the video's size."""
+
+    images: Tensor
+    places: list[int]
+    size: tuple[int, int]
+
+    def pieces(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.places), PIECE_FRAMES):
+            yield fitted(self.images[self.places[start : start + PIECE_FRAMES], ..., :3], self.size)
+
+
 def decode_to_file(
-    vae: Any, latents: Tensor, path: Path, fps: float, crf: float, own: Tensor | None, num_frames: int | None
+    vae: Any, latents: Tensor, path: Path, fps: float, crf: float, own: OwnFrames | None, num_frames: int | None
 ) -> None:
-    """Make an H.264 file of the clip's own frames (F, H, W, 3), if any, and of latents (1, C, T, h, w) after them.
+    """Make an H.264 file of the clip's own frames, if any, and of latents (1, C, T, h, w) after them.
 
     5 latents (17 frames) are decoded at a time; num_frames of theirs are written, all if None.
     """
-    own_frames = () if own is None else own.split(PIECE_FRAMES)
     pieces = latents.split(PIECE_LATENTS, dim=2)
-    progress = comfy.utils.ProgressBar(len(own_frames) + len(pieces))
+    num_own = 0 if own is None else math.ceil(len(own.places) / PIECE_FRAMES)
+    progress = comfy.utils.ProgressBar(num_own + len(pieces))
     size = tuple(n * vae.spacial_compression_decode() for n in latents.shape[-2:])
     with VideoWriter(path, (size[0], size[1]), fps, crf=crf) as writer:
-        for images in own_frames:
+        for images in own.pieces() if own is not None else ():
             check_interrupted()
             writer.write(to_uint8(images))
             progress.update(1)
@@ -51,24 +67,22 @@ def to_uint8(images: Tensor) -> Any:
     return (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
-def clip_part(clip: Tensor, layout: Layout | None, size: tuple[int, int]) -> tuple[Tensor, int]:
-    """The frames of `clip`, (F, H, W, 3), that are shown as they are, and how many latents they stand for.
+def own_frames(
+    clip: Tensor, clip_fps: float, fps: float, layout: Layout | None, latents: Tensor
+) -> tuple[OwnFrames, int]:
+    """What is shown of a clip that the latents (1, C, T, h, w) go on from, and how many of them it stands for.
 
-    Raises InputError if the latents do not say where their clip ends, or it is not of this size.
+    Raises InputError if the latents do not say which of them are the clip's.
     """
     if layout is None or not layout.clip_latents:
         raise InputError(
-            "the latents do not say which of them are the clip's: connect latents that came from Encode Clip, whole, "
-            "or nothing to the clip input"
-        )
-    if tuple(clip.shape[1:3]) != size:
-        raise InputError(
-            f"the clip's frames are {clip.shape[1]} x {clip.shape[2]} (height x width), the video's {size[0]} x "
-            f"{size[1]}: connect the clip output of the Encode Clip that the latents came from"
+            "the latents do not say which of them are the end of a clip: connect latents that came from Encode Clip, "
+            "whole, or nothing to the clip input"
         )
     kept = layout.kept_latents // PIECE_LATENTS * PIECE_LATENTS
     remade = math.ceil((layout.clip_latents - kept) / PIECE_LATENTS) * PIECE_FRAMES
-    return clip[: len(clip) - remade], kept
+    places = resampled(len(clip), clip_fps, fps)
+    return OwnFrames(clip, places[: len(places) - remade], size_of_latents(*latents.shape[-2:])), kept
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -101,9 +115,18 @@ class DecodeToVideo(io.ComfyNode):
                 io.Image.Input(
                     "clip",
                     optional=True,
-                    tooltip="The clip's own frames, of Encode Clip: they go in as they are, in place of the latents "
-                    "that they were encoded to. Leave it open where overlap is off in the sampler: the clip's end "
-                    "is made anew then.",
+                    tooltip="The clip that the video goes on from, as Encode Clip got it: all of its frames go in as "
+                    "they are, in place of the latents that its end was encoded to. Leave it open for condition "
+                    "first, and where overlap is off in the sampler: the clip's end is made anew then.",
+                ),
+                io.Float.Input(
+                    "clip_fps",
+                    default=24.0,
+                    min=1.0,
+                    max=1000.0,
+                    step=0.001,
+                    optional=True,
+                    tooltip="Frames per second of the clip: connect fps of Get Video Components.",
                 ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="For Save Video, which copies it as it is.")],
@@ -111,7 +134,13 @@ class DecodeToVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, vae: Any, latent: dict[str, Any], fps: float, crf: float, clip: Tensor | None = None
+        cls,
+        vae: Any,
+        latent: dict[str, Any],
+        fps: float,
+        crf: float,
+        clip: Tensor | None = None,
+        clip_fps: float = 24.0,
     ) -> io.NodeOutput:
         require_open_sora(vae)
         latents: Tensor = latent["samples"]
@@ -125,8 +154,7 @@ class DecodeToVideo(io.ComfyNode):
             layout = None
         own, kept = None, 0
         if clip is not None:
-            size = tuple(n * vae.spacial_compression_decode() for n in latents.shape[-2:])
-            own, kept = clip_part(clip, layout, (size[0], size[1]))
+            own, kept = own_frames(clip, clip_fps, fps, layout, latents)
         num_frames = None if layout is None else layout.frames - kept // PIECE_LATENTS * PIECE_FRAMES
         folder, name, counter, _, _ = folder_paths.get_save_image_path("pavdm", folder_paths.get_temp_directory())
         path = Path(folder) / f"{name}_{counter:05}_.mp4"

@@ -192,6 +192,24 @@ def test_decoding_without_enough_memory_goes_on_in_the_hosts_tiles(
     assert difference.mean() < 0.75 and difference.max() <= 6
 
 
+def test_the_clips_own_frames_go_into_the_video_as_they_are(
+    server: Any, workflow: Any, find: Any, carphone: Path
+) -> None:
+    graph = workflow("extend_a_clip", new_seconds=1.0)
+    encode, decode = (
+        graph[find(graph, "PAVDM_EncodeClip")]["inputs"],
+        graph[find(graph, "PAVDM_DecodeToVideo")]["inputs"],
+    )
+    encode.update({"width": 176, "height": 144, "fps": 29.97})
+    decode.update({"fps": 29.97, "crf": 0.0, "clip": encode["images"], "clip_fps": encode["source_fps"]})
+    graph[find(graph, "PAVDM_ProgressiveSampler")]["inputs"].update({"steps": 1, "window_chunks": 1})
+    (path,) = server.files(server.run(graph), find(graph, "SaveVideo"))
+    ours, theirs = _frames(path).astype(int), _frames(carphone).astype(int)
+    assert len(theirs) == 120 and len(ours) == 120 + 30
+    assert np.abs(ours[:120] - theirs).mean() < 1.5  # 4:2:0 and back once more
+    assert np.abs(ours[120] - theirs[119]).mean() > 5  # the small networks' picture
+
+
 def test_stock_vae_encode_equals_the_library(server: Any, latents_of: Any, models: Path, base: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(picture).save(base / "input" / "picture.png")

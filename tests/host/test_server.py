@@ -181,24 +181,11 @@ def bad_inputs(workflow: Any, find: Any) -> dict[str, tuple[Any, str]]:
             wired(workflow(text), "SamplerCustomAdvanced", "sigmas", "ManualSigmas", sigmas="1.0, 0.5, 0.0"),
             "connect its sigmas output",
         ),
-        "clip of another size": (
-            wired(
-                workflow(extend),
-                "PAVDM_DecodeToVideo",
-                "clip",
-                "EmptyImage",
-                width=32,
-                height=32,
-                batch_size=17,
-                color=0,
-            ),
-            "connect the clip output",
-        ),
         "clip for no clip": (
             wired(
                 workflow(text), "PAVDM_DecodeToVideo", "clip", "EmptyImage", width=64, height=48, batch_size=17, color=0
             ),
-            "do not say which of them are the clip's",
+            "do not say which of them are the end of a clip",
         ),
         "LoRA of another model": (lora("foreign.safetensors"), "belong to no layer of the model"),
     }
