@@ -61,7 +61,7 @@ def loras(base: Path) -> list[str]:
     (base / "models" / "loras").mkdir(exist_ok=True)
     for name, tensors in files.items():
         save_file(
-            {key: tensor.contiguous() for key, tensor in tensors.items()},
+            {key: tensor.clone() for key, tensor in tensors.items()},
             base / "models" / "loras" / f"{name}.safetensors",
         )
     save_file(weights, folder / "merged.safetensors")
