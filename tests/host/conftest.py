@@ -15,7 +15,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,12 +39,16 @@ class RunFailed(Exception):
 
 @dataclass
 class Server:
-    """A running ComfyUI; `base` holds its models, input, output and temp folders, `log` what it printed."""
+    """A running ComfyUI; `base` holds its models, input, output and temp folders, `log` what it printed.
+
+    described: what /object_info said when it had started.
+    """
 
     process: subprocess.Popen[bytes]
     url: str
     base: Path
     log: Path
+    described: dict[str, Any] = field(default_factory=dict)
 
     def get(self, path: str, data: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(self.url + path, None if data is None else json.dumps(data).encode())
@@ -131,7 +135,10 @@ def core() -> Path:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, models: Path, carphone: Path) -> Path:
-    """ComfyUI's base folder: this pack, the small models, and clip.mp4 (120 frames, 29.97 fps) as input."""
+    """ComfyUI's base folder: this pack, the small models, and clip.mp4 (120 frames, 29.97 fps) as input.
+
+    There is no models/loras: tests make it once the server is up.
+    """
     folder = tmp_path_factory.mktemp("comfyui")
     places = {"stdit": "diffusion_models/tiny", "vae": "vae/tiny", "text_encoder": "text_encoders/tiny"}
     for network, place in places.items():
@@ -188,7 +195,7 @@ def _wait_until_up(server: Server) -> None:
         if server.process.poll() is not None:
             break
         try:
-            server.get("/system_stats")
+            server.described = server.get("/object_info")
             return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.2)

@@ -153,6 +153,7 @@ class Wrong:
                 config = comfy.supported_models_base.BASE({"disable_unet_model_creation": True})
                 super().__init__(config, comfy.model_base.ModelType.FLOW)
                 self.diffusion_model = torch.nn.Linear(1, 1)
+                self.diffusion_model.dtype = torch.float32
 
         patcher = comfy.model_patcher.ModelPatcher(Other(), mm.get_torch_device(), mm.unet_offload_device())
         clip = SimpleNamespace(tokenize=lambda text, **options: {"l": [[(1, 1.0)]]})
