@@ -35,6 +35,7 @@ class Autosave:
     def __init__(self, prefix: str, *work: Any) -> None:
         self.prefix = f"{prefix}-{digest(*work)[:12]}"
         self._written = saved_files(self.prefix)
+        self._kept_latents = 0
 
     def last(self) -> VideoState | None:
         """What was kept last, None if nothing was."""
@@ -45,7 +46,15 @@ class Autosave:
         return video
 
     def keep(self, video: VideoState) -> None:
-        """Write the next file, and remove the ones before it once that is on the disk."""
+        """Write the next file, and remove the ones before it once that is on the disk.
+
+        A file holds the whole video so far, so a long one has to have grown by a 32nd: all that is written stays below
+        33 times the last file.
+        """
+        length = video.finished.shape[2]
+        if length < self._kept_latents * 33 / 32:
+            return
+        self._kept_latents = length
         path = next_file(self.prefix)
         save_video_state(video, path)
         for older in self._written:
