@@ -84,8 +84,8 @@ def autosave_input() -> Any:
         "autosave",
         default="",
         tooltip="Folder and name in the output folder, such as pavdm/autosave: the state is kept there after every "
-        "chunk (beyond 32 chunks: after every 3 % more), and the same work queued again after Cancel or a crash goes on "
-        "from it. Empty keeps nothing. The newest file stays; delete it, or change the name, to begin anew.",
+        "chunk (beyond 32 chunks: after every 3 % more), and the same work queued again after Cancel or a crash goes "
+        "on from it. Empty keeps nothing. The newest file stays; delete it, or change the name, to begin anew.",
         optional=True,
     )
 
