@@ -25,8 +25,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACK = "pavdm"
 PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
-SECONDS_TO_START = 180
-SECONDS_PER_RUN = 240
+SECONDS_TO_START = 500
+SECONDS_PER_RUN = 500
 
 CHUNK_SECONDS = 17 / 24
 
@@ -53,7 +53,7 @@ class Server:
     def get(self, path: str, data: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(self.url + path, None if data is None else json.dumps(data).encode())
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 body = answer.read()
         except urllib.error.HTTPError as error:
             body = error.read()
