@@ -32,6 +32,7 @@ from pavdm.models.files import ModelFiles
 from pavdm.models.text_encoder import TextEncoder
 from pavdm.models.vae import VideoVAE
 from pavdm.models.weights import Weights, fingerprint
+from pavdm.plan import plan_output
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
 from pavdm.sampling.progressive import Interrupted
@@ -54,23 +55,6 @@ class Outcome:
     fps: float
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How the frames of the output come about.
-
-    clip_frames of the clip go in as they are; then `decoded_frames` come from the VAE, after `padding` frames that
-    stand for none of the clip's own: `lead` latents of the clip that share a piece with re-noised ones (or are asked
-    for decoded), and the chunks that leave the window.
-    """
-
-    clip_frames: int
-    padding: int
-    decoded_frames: int
-    new_frames: int
-    lead: Tensor
-    num_chunks: int
-
-
 def make_video(settings: Settings, files: ModelFiles, precision: Precision, monitor: Monitor) -> Outcome:
     """Make the video that `settings` asks for.
 
@@ -81,14 +65,14 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
     _check_output(settings)
     schedule, loop = _schedules(settings)
     source, clip = _read_clip(settings, schedule, loop, monitor)
-    new_frames = _new_frames(settings, schedule, clip)
+    plan = plan_output(settings, schedule, loop, clip)
 
     _begin(monitor, "loading the VAE")
     vae = load_vae(files.vae, precision.device, precision.vae_dtype, files.spatial_vae)
     vae.tile = precision.tile
     latents, size = _encode(settings, vae, clip, precision)
     fresh = _fresh_state(settings, schedule, loop, latents, (1, len(vae.config.scale), *size), files, precision, clip)
-    plan = _plan(settings, fresh, loop, clip, latents, new_frames)
+    lead = fresh.window[:, :, :0] if latents is None else latents[:, :, plan.lead]
     if loop is not None and settings.reencode:
         loop = replace(loop, reencode=partial(_reencode, vae, settings.seed))
     if settings.method == "progressive" and schedule.variable_length:
@@ -106,7 +90,7 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
     run = Run(state, velocity, directory, plan.num_chunks, precision.device, monitor)
     sampled = progressive_chunks(run) if loop is None else replacement_chunks(run, loop, latents)
     done = (directory.load_chunk(i, size) for i in range(num_done)) if directory else iter(())
-    pieces = vae.decode_pieces(piece.to(precision.device) for piece in chain([plan.lead], done, sampled))
+    pieces = vae.decode_pieces(piece.to(precision.device) for piece in chain([lead], done, sampled))
 
     height, width = size[0] * 8, size[1] * 8
     metadata = {"pavdm": json.dumps(_record(settings, state)), "comment": str(settings.prompt)}
@@ -242,56 +226,6 @@ def _fresh_state(
             "text encoder": fingerprint(files.text_encoder)[:16],
         },
     )
-
-
-def _plan(
-    settings: Settings,
-    state: WindowState,
-    loop: rectified_flow.ReplacementLoop | None,
-    clip: Conditioning | None,
-    latents: Tensor | None,
-    new_frames: int,
-) -> _Plan:
-    warm_latents = -state.first_chunk * state.schedule.chunk_latents
-    lead = torch.zeros_like(state.window[:, :, :0])
-    clip_frames = replaced_frames = padding = 0
-    if clip is not None and latents is not None:
-        if settings.condition == "first":
-            used = progressive.num_conditioning_latents(state.schedule, latents.shape[2])
-            lead = latents[:, :, : used - warm_latents]
-            replaced_frames = _in_whole_pieces(used)
-        else:
-            replaced_frames = _in_whole_pieces(warm_latents)
-            pieces = replaced_frames // PIECE_FRAMES * PIECE_LATENTS
-            lead = latents[:, :, latents.shape[2] - pieces : latents.shape[2] - warm_latents]
-            clip_frames = max(0, clip.num_frames - replaced_frames)
-        padding = max(0, replaced_frames - clip.num_frames)
-    sampled_latents = math.ceil((replaced_frames + new_frames) / PIECE_FRAMES) * PIECE_LATENTS - lead.shape[2]
-    if loop is not None and latents is None:  # the first clip of a loop that starts from text is all new
-        sampled_latents = max(loop.new_latents, sampled_latents - loop.condition_latents)
-    num_chunks = math.ceil(sampled_latents / state.schedule.chunk_latents)
-    return _Plan(clip_frames, padding, replaced_frames - padding + new_frames, new_frames, lead, num_chunks)
-
-
-def _in_whole_pieces(latents: int) -> int:
-    """Frames of the pieces that `latents` latents lie in."""
-    return math.ceil(latents / PIECE_LATENTS) * PIECE_FRAMES
-
-
-def _new_frames(settings: Settings, schedule: Schedule, clip: Conditioning | None) -> int:
-    if settings.seconds is not None:
-        frames, own = round(settings.seconds * settings.fps), ""
-    else:
-        of_the_clip = 0 if clip is None else clip.num_frames
-        if clip is not None and settings.condition == "first":
-            read = len(clip.frames) // PIECE_FRAMES * PIECE_LATENTS
-            used = progressive.num_conditioning_latents(schedule, read)
-            of_the_clip = min(clip.num_frames, _in_whole_pieces(used))
-        frames = round((settings.total_seconds or 0) * settings.fps) - of_the_clip
-        own = f", beside the clip's {of_the_clip / settings.fps:.2f} s"
-    if frames < 1:
-        raise InputError(f"that length leaves no new frame at {settings.fps:g} fps{own}: ask for more seconds")
-    return frames
 
 
 @torch.inference_mode()
