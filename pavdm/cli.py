@@ -61,13 +61,13 @@ def _run_video(options: argparse.Namespace) -> int:
 
     from pavdm.chunks import Monitor
     from pavdm.engine import make_video
+    from pavdm.networks import Networks
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
 
-    chunk_frames = 34 if settings.method == "replacement" else settings.schedule.chunk_latents * 17 / 5
-    with ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
+    with ProgressBar(settings.fps, settings.chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
         try:
-            outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, should_stop))
+            outcome = make_video(settings, Networks(files, precision), Monitor(bar.stage, bar.progress, should_stop))
         except Interrupted:
             bar.close()
             print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)

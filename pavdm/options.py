@@ -137,10 +137,33 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--motion", type=_optional_number, help="0 is still (default none)")
     scores.add_argument("--camera", help="such as 'pan left' (default none)")
 
-    sampling.add_argument(
-        "--reencode",
-        action="store_true",
-        help="replacement only: decode and encode again what each loop takes over, as published",
+    loop = parser.add_argument_group("replacement loop only")
+    loop.add_argument(
+        "--reencode", action="store_true", help="decode and encode again what each loop takes over, as published"
+    )
+    loop.add_argument(
+        "--condition-length", type=int, default=5, metavar="N", help="latents kept from loop to loop (default 5)"
+    )
+    loop.add_argument(
+        "--edit-ratio",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="0 keeps them as they are (default), 1 makes them new",
+    )
+    loop.add_argument(
+        "--mask-strategy",
+        default="",
+        metavar="RULES",
+        help="Open-Sora's 'loop,reference,reference start,target start,length,edit ratio;...' in latents: where the "
+        "clip (reference 0) goes. The output is then what the loops made, without the clip in front",
+    )
+    loop.add_argument(
+        "--align",
+        type=_optional_whole,
+        default=5,
+        metavar="N",
+        help="round the starts in a mask strategy to multiples of N latents, or none (default 5)",
     )
 
     run = parser.add_argument_group("run")
@@ -214,6 +237,13 @@ def _optional_number(text: str) -> float | None:
         raise argparse.ArgumentTypeError(f"expected a number, or none: got {text!r}") from None
 
 
+def _optional_whole(text: str) -> int | None:
+    number = _optional_number(text)
+    if number is not None and not number.is_integer():
+        raise argparse.ArgumentTypeError(f"expected a whole number, or none: got {text!r}")
+    return None if number is None else int(number)
+
+
 def _refuse_unused(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Raise InputError if one of the progressive method's options was set for the replacement loop."""
     defaults = parser().parse_args(["generate", "--prompt", "", "--seconds", "1", "--out", ""])
@@ -251,7 +281,7 @@ def models_from(options: argparse.Namespace) -> ModelFiles:
 
 def settings_from(options: argparse.Namespace) -> Settings:
     from pavdm.prompts import PromptSchedule
-    from pavdm.settings import Settings
+    from pavdm.settings import LoopSettings, Settings
 
     of_the_clip = {}
     if options.clip is not None:
@@ -279,7 +309,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
         motion=options.motion,
         camera=options.camera,
         prompt_switch=options.prompt_switch,
-        reencode=options.reencode,
+        loop=LoopSettings(
+            options.condition_length, options.edit_ratio, options.align, options.reencode, options.mask_strategy
+        ),
         state_directory=options.state,
         override_state=options.override_state,
         overwrite=options.overwrite,

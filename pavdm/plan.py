@@ -39,7 +39,8 @@ def plan_output(
     """
     lead = slice(0, 0)
     clip_frames = replaced_frames = padding = 0
-    if clip is not None:
+    whole_first = clip is None or bool(settings.loop.mask_strategy)  # all of the loop's first clip is new
+    if clip is not None and not settings.loop.mask_strategy:
         latents = len(clip.frames) // PIECE_FRAMES * PIECE_LATENTS
         # The loop takes the clip's end as it is; the window starts with some of the clip's chunks in it, re-noised.
         warm = 0 if loop is not None else progressive.num_warm_chunks(schedule, latents) * schedule.chunk_latents
@@ -54,7 +55,7 @@ def plan_output(
         padding = max(0, replaced_frames - clip.num_frames)
     new_frames = _new_frames(settings, clip_frames + replaced_frames - padding)
     latents = math.ceil((replaced_frames + new_frames) / PIECE_FRAMES) * PIECE_LATENTS - (lead.stop - lead.start)
-    if loop is not None and clip is None:  # the first clip of a loop that starts from text is all new
+    if loop is not None and whole_first:
         latents = max(loop.new_latents, latents - loop.condition_latents)
     num_chunks = math.ceil(latents / schedule.chunk_latents)
     return Plan(clip_frames, padding, replaced_frames - padding + new_frames, new_frames, lead, num_chunks)

@@ -211,7 +211,7 @@ def extend(
                 came = 0 if taken_over is None else taken_over.shape[2]
                 raise InputError(f"the loop keeps {kept} latents, but only {came} came")
             if index and loop.reencode is not None:  # what the first loop keeps was not generated
-                taken_over = loop.reencode(index, taken_over)
+                taken_over = loop.reencode(index, taken_over[:, :, -kept:])
             own.append(MaskRule(index, len(references), -kept, 0, kept, loop.edit_ratio))
             references.append(taken_over)
         frame_mask = None
