@@ -125,6 +125,15 @@ def _run_batch(options: argparse.Namespace) -> int:
         return run_batch(options, should_stop)
 
 
+def _run_cut(options: argparse.Namespace) -> int:
+    from pavdm.batch.cut import run_cut
+
+    outcome = run_cut(options)
+    there = f", {outcome.found} were there already" if outcome.found else ""
+    print(f"{outcome.list}: {outcome.cut} clips cut{there}")
+    return 0
+
+
 def _run_schedule(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
@@ -178,6 +187,7 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
+    "cut": _run_cut,
     "batch": _run_batch,
     "video": _run_video,
     "schedule": _run_schedule,

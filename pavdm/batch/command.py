@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -38,12 +38,12 @@ def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool]) -> i
     jobs = [Job(item, Work(options.out, item.name), {**described(item.settings), **made_by}) for item in items]
     _make_folder(options.out)
     _check_all(jobs, options.out)
-    _log_everything_to_files_only()
 
     leads = launch.rank == 0
     interrupted = False
     who = {"rank": launch.rank, "device": str(networks.precision.device)}
     with ExitStack() as stack:
+        stack.enter_context(_notes_for_the_logs())
         member = stack.enter_context(Member(options.out / "work" / "members", launch, who))
         stack.enter_context(Display(jobs, member, hidden=options.quiet or not leads))
         left = [job for job in jobs if not job.work.is_settled(member.run)]
@@ -98,8 +98,17 @@ def _check_all(jobs: list[Job], out: Path) -> None:
         )
 
 
-def _log_everything_to_files_only() -> None:
-    """Notes go to the log of each video (`work`); the terminal gets warnings and errors, as before."""
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(logging.WARNING)
-    logging.getLogger("pavdm").setLevel(logging.INFO)
+@contextmanager
+def _notes_for_the_logs() -> Iterator[None]:
+    """Lets notes through to the log of each video (`work`); the terminal gets warnings and errors only, as before."""
+    package, handlers = logging.getLogger("pavdm"), list(logging.getLogger().handlers)
+    levels = package.level, [handler.level for handler in handlers]
+    package.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setLevel(max(handler.level, logging.WARNING))
+    try:
+        yield
+    finally:
+        package.setLevel(levels[0])
+        for handler, level in zip(handlers, levels[1], strict=True):
+            handler.setLevel(level)

@@ -60,7 +60,7 @@ def add_cut(commands: Any) -> None:
     cut.add_argument(
         "--frames", type=_at_least_one, default=17, metavar="N", help="of every clip (default 17, a piece of the VAE)"
     )
-    cut.add_argument("--size", default="240x424", metavar="HxW", help="height x width in pixels (default 240x424)")
+    cut.add_argument("--size", default="240x426", metavar="HxW", help="height x width in pixels (default 240x426)")
     cut.add_argument(
         "--fps",
         type=_rate,

@@ -6,7 +6,6 @@ import gc
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -122,8 +121,7 @@ def _make(job: Job, claim: Claim, maker: Maker, member: Member, should_stop: Cal
                 raise
             return True  # the claim is lost
         except Exception as error:  # whatever one video runs into must not end the others
-            logger.error("%s failed: %s", job.item.name, error)
-            logger.info("%s", traceback.format_exc())
+            logger.info("failed", exc_info=True)
             if claim.holds:
                 reason = str(error) or type(error).__name__
                 job.work.fail({**record, "error": reason, "seconds": round(time.monotonic() - begun, 2)})
