@@ -18,6 +18,7 @@ from pavdm.options import models_from, parser, precision_from, schedule_from, se
 if TYPE_CHECKING:
     from pavdm.settings import Settings
 
+EXIT_FAILED = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 _OUT_OF_MEMORY = (
@@ -27,7 +28,9 @@ _OUT_OF_MEMORY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0 done, 1 doctor found something amiss, 2 bad input, 130 interrupted."""
+    """Run the command; the exit status: 0 done, 2 bad input, 130 interrupted; 1 doctor found something amiss, or a
+    workflow failed on its server.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     options = parser().parse_args(arguments)
     try:
@@ -186,6 +189,19 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
+def _run_workflow(options: argparse.Namespace) -> int:
+    from pavdm.comfyui.client import ServerError
+    from pavdm.comfyui.command import run
+
+    try:
+        paths = run(options)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    print("\n".join(map(str, paths)) or "done; the workflow saved nothing")
+    return 0
+
+
 _COMMANDS = {
     "cut": _run_cut,
     "batch": _run_batch,
@@ -194,4 +210,5 @@ _COMMANDS = {
     "info": _run_info,
     "new_model": _run_new_model,
     "doctor": _run_doctor,
+    "workflow": _run_workflow,
 }
