@@ -128,8 +128,11 @@ def work_on_servers(
     or NobodyLeft."""
     makers: list[ServerMaker] = []
     makers += [ServerMaker(url, workflows, makers) for url in dict.fromkeys(urls)]
-    if jobs and not any([maker.is_fit() for maker in makers]):
-        raise InputError(f"no ComfyUI answers at {', '.join(maker.url for maker in makers)}: start it, or mend the address")
+    reached = [maker for maker in makers if maker.is_fit()]
+    if jobs and not reached:
+        raise InputError(
+            f"no ComfyUI answers at {', '.join(maker.url for maker in makers)}: start it, or mend the address"
+        )
     ended: list[BaseException] = []
 
     def work(maker: ServerMaker) -> None:
@@ -174,7 +177,9 @@ def _progress_of(settings: Settings, graph: Graph, monitor: Monitor) -> Callable
 
 def _read(path: Path) -> Graph:
     if not path.is_file() and path.parent == SHIPPED:
-        raise InputError(f"{path} is not there, this is no whole copy of the repository: give a workflow with --workflow")
+        raise InputError(
+            f"{path} is not there, this is no whole copy of the repository: give a workflow with --workflow"
+        )
     content = read_workflow(path)
     if not is_api(content):
         raise InputError(f"{path} is no workflow in API format: export it from ComfyUI by File > Export (API)")
