@@ -172,6 +172,8 @@ def _machine() -> str:
 
 def _began(pid: int) -> str | None:
     """When a process began, in ticks of its machine; "?" where that cannot be told, None if it has ended."""
+    if sys.platform == "win32":  # there a signal of 0 is no question but Ctrl-C; only leases are used
+        return "?"
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
