@@ -1,6 +1,7 @@
 """What is shown of a batch: readable on a terminal and in a file, whoever makes what."""
 
 import io
+import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,7 @@ def test_news_and_one_line_for_each_process(tmp_path, jobs, terminal):
         member.report("rank 3", doing="sampling", video="v_1", chunk=2, call=3, calls=12, fps=1.5)
         with Display(jobs, member, stream):
             while "rank 3 on" not in stream.getvalue():
-                pass
+                time.sleep(0.01)
             finish(jobs[1])
     shown = stream.getvalue()
     assert "1 of 2 done, 0 failed, 1 to make" in shown
