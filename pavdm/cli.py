@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
@@ -64,13 +65,13 @@ def _run_video(options: argparse.Namespace) -> int:
 
     from pavdm.chunks import Monitor
     from pavdm.engine import make_video
+    from pavdm.networks import Networks
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
 
-    chunk_frames = 34 if settings.method == "replacement" else settings.schedule.chunk_latents * 17 / 5
-    with ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
+    with ProgressBar(settings.fps, settings.chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
         try:
-            outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, should_stop))
+            outcome = make_video(settings, Networks(files, precision), Monitor(bar.stage, bar.progress, should_stop))
         except Interrupted:
             bar.close()
             print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)
@@ -97,22 +98,43 @@ def _what_is_left(settings: Settings) -> str:
 
 @contextmanager
 def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once."""
-    asked = False
+    """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once.
+
+    Within a second it counts as the same: torchrun passes on the Ctrl-C that its processes get from the terminal, too.
+    """
+    asked: float | None = None
 
     def handle(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked is not None:
+            if time.monotonic() - asked < 1:
+                return
             raise KeyboardInterrupt
-        asked = True
+        asked = time.monotonic()
         print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: asked is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _run_batch(options: argparse.Namespace) -> int:
+    from pavdm.batch.command import run_batch
+
+    with _asked_to_stop() as should_stop:
+        return run_batch(options, should_stop)
+
+
+def _run_cut(options: argparse.Namespace) -> int:
+    from pavdm.batch.cut import run_cut
+
+    outcome = run_cut(options)
+    there = f", {outcome.found} were there already" if outcome.found else ""
+    print(f"{outcome.list}: {outcome.cut} clips cut{there}")
+    return 0
 
 
 def _run_schedule(options: argparse.Namespace) -> int:
@@ -187,6 +209,8 @@ def _run_workflow(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
+    "cut": _run_cut,
+    "batch": _run_batch,
     "video": _run_video,
     "schedule": _run_schedule,
     "info": _run_info,

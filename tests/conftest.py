@@ -13,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from extending import extend
 from hypothesis import settings
 
 settings.register_profile("pavdm", deadline=None)  # tests are never timed
@@ -145,4 +146,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "tiny"
     create(folder, "tiny", seed=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(bikes: Path, models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of 2.5 s (4 chunks), out.mp4, and its state directory, state."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    assert extend(bikes, folder / "out.mp4", models, "--seconds", 2.5, "--state", folder / "state") == 0
     return folder
