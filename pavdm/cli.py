@@ -8,14 +8,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdm.errors import InputError
 from pavdm.options import models_from, parser, precision_from, schedule_from, settings_from, size_from
+from pavdm.parallel.launch import is_leader, place
 
 if TYPE_CHECKING:
-    from pavdm.settings import Settings
+    from pavdm.models.files import ModelFiles
+    from pavdm.parallel.team import Team
+    from pavdm.settings import Precision, Settings
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -28,23 +33,28 @@ _OUT_OF_MEMORY = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 1 doctor found something amiss, 2 bad input, 130 interrupted."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    options = parser().parse_args(arguments)
+    with _silent_unless_leader():  # what is wrong with the arguments is wrong in all processes
+        options = parser().parse_args(arguments)
+    speaks = is_leader() or getattr(options, "context_parallel", 1) == 1
     try:
         status = _COMMANDS[options.command](options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if speaks:
+            print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone; only the printing commands get here
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if speaks:
+            print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        print(f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
+        if speaks:
+            print(f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return EXIT_INPUT
     return status
 
@@ -56,9 +66,48 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
-def _run_video(options: argparse.Namespace) -> int:
-    settings, files, precision = settings_from(options), models_from(options), precision_from(options)
+@contextmanager
+def _silent_unless_leader() -> Iterator[None]:
+    with ExitStack() as stack:
+        if not is_leader():
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
 
+
+def _run_video(options: argparse.Namespace) -> int:
+    if options.context_parallel != 1:
+        return _run_video_together(options)
+    place(1)
+    settings, files, precision = settings_from(options), models_from(options), precision_from(options)
+    return _make_video(options, settings, files, precision, None)
+
+
+def _run_video_together(options: argparse.Namespace) -> int:
+    from pavdm.engine import load_velocity
+    from pavdm.parallel.team import Team, own_device
+    from pavdm.parallel.velocity import follow
+
+    def give_up(reason: str) -> None:
+        if is_leader():
+            print(f"\nerror: {reason}", file=sys.stderr, flush=True)
+        os._exit(EXIT_INPUT)  # the main thread waits for a process that does not answer
+
+    with Team(options.context_parallel, options.lost_after, give_up) as team:
+        options.device = own_device(options.device)
+        settings, files, precision = settings_from(options), models_from(options), precision_from(options)
+        team.connect(precision.device, guided=settings.guidance_scale != 1)
+        if team.leads:
+            return _make_video(options, settings, files, precision, team)
+        with _asked_to_stop(said=False) as should_stop:
+            follow(team, partial(load_velocity, files, precision), should_stop)
+    return 0
+
+
+def _make_video(
+    options: argparse.Namespace, settings: Settings, files: ModelFiles, precision: Precision, team: Team | None
+) -> int:
     from pavdm.chunks import Monitor
     from pavdm.engine import make_video
     from pavdm.progress_bar import ProgressBar
@@ -66,8 +115,9 @@ def _run_video(options: argparse.Namespace) -> int:
 
     chunk_frames = 34 if settings.method == "replacement" else settings.schedule.chunk_latents * 17 / 5
     with ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
+        stop = should_stop if team is None else lambda: should_stop() or team.stop_requested
         try:
-            outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, should_stop))
+            outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, stop), team)
         except Interrupted:
             bar.close()
             print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)
@@ -93,8 +143,11 @@ def _what_is_left(settings: Settings) -> str:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once."""
+def _asked_to_stop(said: bool = True) -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once.
+
+    said: whether to tell the user.
+    """
     asked = False
 
     def handle(number: int, frame: object) -> None:
@@ -102,7 +155,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
+        if said:
+            print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

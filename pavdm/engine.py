@@ -10,7 +10,7 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, count, islice
@@ -32,9 +32,11 @@ from pavdm.models.files import ModelFiles
 from pavdm.models.text_encoder import TextEncoder
 from pavdm.models.vae import VideoVAE
 from pavdm.models.weights import Weights, fingerprint
+from pavdm.parallel.team import Team
+from pavdm.parallel.velocity import VelocitySettings, check_model, lead
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
-from pavdm.sampling.progressive import Interrupted
+from pavdm.sampling.progressive import Interrupted, Velocity
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import WindowState, with_total
 from pavdm.settings import Precision, Settings
@@ -71,8 +73,10 @@ class _Plan:
     num_chunks: int
 
 
-def make_video(settings: Settings, files: ModelFiles, precision: Precision, monitor: Monitor) -> Outcome:
-    """Make the video that `settings` asks for.
+def make_video(
+    settings: Settings, files: ModelFiles, precision: Precision, monitor: Monitor, team: Team | None = None
+) -> Outcome:
+    """Make the video that `settings` asks for. team: processes to share the model calls with; this one leads them.
 
     Raises InputError for anything a person can mend, before the output is touched where possible; Interrupted when
     `monitor.should_stop` answered True: then the state directory, if any, holds the point to go on from, and the
@@ -102,7 +106,7 @@ def make_video(settings: Settings, files: ModelFiles, precision: Precision, moni
             monitor, f"going on from {settings.state_directory}: {num_done} of {plan.num_chunks} chunks are finished"
         )
 
-    velocity = _velocity(settings, files, precision, _all_texts(state), monitor)
+    velocity = _velocity(settings, files, precision, _all_texts(state), monitor, team)
     run = Run(state, velocity, directory, plan.num_chunks, precision.device, monitor)
     sampled = progressive_chunks(run) if loop is None else replacement_chunks(run, loop, latents)
     done = (directory.load_chunk(i, size) for i in range(num_done)) if directory else iter(())
@@ -314,8 +318,8 @@ def _all_texts(state: WindowState) -> list[str]:
 
 
 def _velocity(
-    settings: Settings, files: ModelFiles, precision: Precision, texts: list[str], monitor: Monitor
-) -> GuidedVelocity:
+    settings: Settings, files: ModelFiles, precision: Precision, texts: list[str], monitor: Monitor, team: Team | None
+) -> Velocity:
     _begin(monitor, "encoding the prompt")
     config = stdit3_config(Weights(files.stdit))
     encoder = TextEncoder.load(files.text_encoder, precision.device, precision.text_dtype, config.model_max_length)
@@ -329,6 +333,16 @@ def _velocity(
     gc.collect()
 
     _begin(monitor, "loading the STDiT3")
+    asked = VelocitySettings(settings.guidance_scale, settings.size, settings.fps, fingerprint(files.stdit))
+    load = partial(load_velocity, files, precision)
+    return load(embeddings, asked) if team is None else lead(team, load, embeddings, asked)
+
+
+def load_velocity(
+    files: ModelFiles, precision: Precision, embeddings: Mapping[str, Tensor], settings: VelocitySettings
+) -> GuidedVelocity:
+    """The STDiT3 under guidance, ready for these texts. Raises InputError for another network than `settings` names."""
+    check_model(settings, fingerprint(files.stdit))
     name, attention = best_attention(precision.device, precision.dtype)
     logger.info("attention: %s", name)
     network = load_stdit3(files.stdit, precision.device, precision.dtype, attention=attention)

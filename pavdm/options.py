@@ -164,6 +164,20 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--tile", type=int, metavar="N", help="let the VAE work in tiles of N x N latent pixels, to save memory"
     )
+    run.add_argument(
+        "--context-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="one video over N processes, as a rule one for each GPU: torchrun --nproc-per-node N -m pavdm ...",
+    )
+    run.add_argument(
+        "--lost-after",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="with --context-parallel: take a process that gives no sign of life for S seconds for lost (default 120)",
+    )
     run.add_argument("--quiet", action="store_true", help="no progress, only the result and errors")
 
 
