@@ -65,7 +65,7 @@ def call(length: int, latent_size: tuple[int, int], masked: bool) -> tuple[Tenso
     timesteps = 1000 * torch.rand(1, length, generator=generator)
     names = list(TEXTS)
     texts = (tuple(names[frame * 3 // length] for frame in range(length)),)
-    mask = (torch.arange(length) >= length // 3).float()[None] if masked else None
+    mask = (torch.arange(length) >= length // 3)[None] if masked else None
     return latents, timesteps, texts, mask
 
 
