@@ -217,9 +217,9 @@ class ReplacementSampler(WholeVideoSampler):
         seconds = latent_seconds(loop.new_latents, job.prompt.fps)
         num_calls = loop.steps * num_replacement_loops(loop, job.noise.shape[2], job.num_known)
 
-        def texts_for(index: int) -> tuple[str, ...]:
+        def texts_for(position: float) -> tuple[str, ...]:
             schedule = job.prompt.schedule
-            return (schedule.texts[schedule.index(index, seconds)],) * len(job.seeds)
+            return (schedule.texts[schedule.index(position, seconds)],) * len(job.seeds)
 
         def on_step(index: int, step: int) -> None:
             if index or step:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from pavdm.errors import InputError
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.progressive import Interrupted, Progress, Velocity
+from pavdm.sampling.rectified_flow import MaskRule
 from pavdm.sampling.state import WindowState
 from pavdm.state_directory import StateDirectory
 
@@ -71,11 +72,16 @@ def progressive_chunks(run: Run) -> Iterator[Tensor]:
         raise
 
 
-def replacement_chunks(run: Run, loop: rectified_flow.ReplacementLoop, conditioning: Tensor | None) -> Iterator[Tensor]:
+def replacement_chunks(
+    run: Run, loop: rectified_flow.ReplacementLoop, conditioning: Tensor | None, rules: Sequence[MaskRule] = ()
+) -> Iterator[Tensor]:
+    """The new latents of each loop; what the arguments mean is said at `rectified_flow.extend`."""
     state = run.state
     batch, channels, _, height, width = state.window.shape
-    if state.clean is not None:
-        conditioning = state.clean
+    conditioning = None if conditioning is None else conditioning.to(run.device)
+    before = None if state.clean is None else state.clean.to(run.device)
+    if before is None and not rules:
+        before = conditioning
 
     def noise(index: int, step: int | None, shape: tuple[int, ...]) -> Tensor:
         name = f"{state.seeds[0]}/{index}" if step is None else f"{state.seeds[0]}/{index}/{step}"
@@ -87,20 +93,21 @@ def replacement_chunks(run: Run, loop: rectified_flow.ReplacementLoop, condition
             raise Interrupted(state)
         run.monitor.progress(Progress(index * loop.steps + step + 1, run.num_chunks * loop.steps, index))
 
-    # From text alone the first loop is longer by what the others take over, so they begin that much later.
-    later = 0.0 if state.settings.get("clip") else loop.condition_latents / loop.new_latents
-
     clips = rectified_flow.extend(
         loop,
         run.velocity,
-        None if conditioning is None else conditioning.to(run.device),
+        conditioning,
         shape=(batch, channels, height, width),
-        texts_for=lambda index: state.texts_for(index + later if index else 0),
+        texts_for=state.texts_for,
         noise=noise,
+        rules=rules,
         first_loop=state.next_chunk,
+        before=before,
         on_step=on_step,
     )
     for number, latents in zip(range(state.next_chunk, run.num_chunks), clips, strict=False):
-        state = replace(state, call=state.call + loop.steps, clean=latents[:, :, -loop.new_latents :])
+        known = latents if before is None else torch.cat([before, latents], dim=2)
+        before = known[:, :, -loop.condition_latents :]
+        state = replace(state, call=state.call + loop.steps, clean=before)
         run.save(number, latents, state)
         yield latents

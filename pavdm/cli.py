@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
@@ -18,9 +19,9 @@ from pavdm.options import models_from, parser, precision_from, schedule_from, se
 from pavdm.parallel.launch import is_leader, place
 
 if TYPE_CHECKING:
-    from pavdm.models.files import ModelFiles
+    from pavdm.networks import Networks
     from pavdm.parallel.team import Team
-    from pavdm.settings import Precision, Settings
+    from pavdm.settings import Settings
 
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -80,8 +81,14 @@ def _run_video(options: argparse.Namespace) -> int:
     if options.context_parallel != 1:
         return _run_video_together(options)
     place(1)
-    settings, files, precision = settings_from(options), models_from(options), precision_from(options)
-    return _make_video(options, settings, files, precision, None)
+    settings, networks = settings_from(options), _networks(options)
+    return _make_video(options, settings, networks, None)
+
+
+def _networks(options: argparse.Namespace) -> Networks:
+    from pavdm.networks import Networks
+
+    return Networks(models_from(options), precision_from(options))
 
 
 def _run_video_together(options: argparse.Namespace) -> int:
@@ -96,28 +103,25 @@ def _run_video_together(options: argparse.Namespace) -> int:
 
     with Team(options.context_parallel, options.lost_after, give_up) as team:
         options.device = own_device(options.device)
-        settings, files, precision = settings_from(options), models_from(options), precision_from(options)
-        team.connect(precision.device, guided=settings.guidance_scale != 1)
+        settings, networks = settings_from(options), _networks(options)
+        team.connect(networks.precision.device, guided=settings.guidance_scale != 1)
         if team.leads:
-            return _make_video(options, settings, files, precision, team)
+            return _make_video(options, settings, networks, team)
         with _asked_to_stop(said=False) as should_stop:
-            follow(team, partial(load_velocity, files, precision), should_stop)
+            follow(team, partial(load_velocity, networks), should_stop)
     return 0
 
 
-def _make_video(
-    options: argparse.Namespace, settings: Settings, files: ModelFiles, precision: Precision, team: Team | None
-) -> int:
+def _make_video(options: argparse.Namespace, settings: Settings, networks: Networks, team: Team | None) -> int:
     from pavdm.chunks import Monitor
     from pavdm.engine import make_video
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
 
-    chunk_frames = 34 if settings.method == "replacement" else settings.schedule.chunk_latents * 17 / 5
-    with ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
+    with ProgressBar(settings.fps, settings.chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
         stop = should_stop if team is None else lambda: should_stop() or team.stop_requested
         try:
-            outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, stop), team)
+            outcome = make_video(settings, networks, Monitor(bar.stage, bar.progress, stop), team)
         except Interrupted:
             bar.close()
             print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)
@@ -146,24 +150,34 @@ def _what_is_left(settings: Settings) -> str:
 def _asked_to_stop(said: bool = True) -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once.
 
+    Within a second it counts as the same: torchrun passes on the Ctrl-C that its processes get from the terminal, too.
     said: whether to tell the user.
     """
-    asked = False
+    asked: float | None = None
 
     def handle(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked is not None:
+            if time.monotonic() - asked < 1:
+                return
             raise KeyboardInterrupt
-        asked = True
+        asked = time.monotonic()
         if said:
             print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield lambda: asked is not None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _run_batch(options: argparse.Namespace) -> int:
+    from pavdm.batch.command import run_batch
+
+    with _asked_to_stop() as should_stop:
+        return run_batch(options, should_stop)
 
 
 def _run_schedule(options: argparse.Namespace) -> int:
@@ -219,6 +233,7 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
+    "batch": _run_batch,
     "video": _run_video,
     "schedule": _run_schedule,
     "info": _run_info,

@@ -1,14 +1,12 @@
 """From a clip (or nothing) and a prompt to a video file: clip -> latents -> window -> chunks -> frames -> file.
 
 Everything streams: each finished chunk is decoded, encoded and on disk before the next is sampled, so memory does not
-grow with the length of the video. Networks are loaded one after the other and the text encoder is dropped after use.
+grow with the length of the video.
 """
 
 from __future__ import annotations
 
-import gc
 import json
-import logging
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -26,24 +24,22 @@ from pavdm import __version__, captions
 from pavdm.chunks import Monitor, Run, progressive_chunks, replacement_chunks
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, ClipSource, Conditioning, read_conditioning
 from pavdm.errors import InputError
-from pavdm.models.attention import best_attention
-from pavdm.models.checkpoint import load_stdit3, load_vae, stdit3_config
-from pavdm.models.files import ModelFiles
-from pavdm.models.text_encoder import TextEncoder
 from pavdm.models.vae import VideoVAE
-from pavdm.models.weights import Weights, fingerprint
+from pavdm.networks import Networks
 from pavdm.parallel.team import Team
 from pavdm.parallel.velocity import VelocitySettings, check_model, lead
+from pavdm.plan import plan_output
+from pavdm.prompts import PromptSchedule
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
 from pavdm.sampling.progressive import Interrupted, Velocity
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import WindowState, with_total
-from pavdm.settings import Precision, Settings
+from pavdm.settings import LoopSettings, Settings
 from pavdm.state_directory import StateDirectory
 from pavdm.video_writer import SUFFIXES, VideoWriter, working_paths
 
-logger = logging.getLogger(__name__)
+MAX_REFERENCE_FRAMES = 85 * PIECE_FRAMES  # a minute at 24 fps
 
 
 @dataclass(frozen=True)
@@ -56,27 +52,9 @@ class Outcome:
     fps: float
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How the frames of the output come about.
-
-    clip_frames of the clip go in as they are; then `decoded_frames` come from the VAE, after `padding` frames that
-    stand for none of the clip's own: `lead` latents of the clip that share a piece with re-noised ones (or are asked
-    for decoded), and the chunks that leave the window.
-    """
-
-    clip_frames: int
-    padding: int
-    decoded_frames: int
-    new_frames: int
-    lead: Tensor
-    num_chunks: int
-
-
-def make_video(
-    settings: Settings, files: ModelFiles, precision: Precision, monitor: Monitor, team: Team | None = None
-) -> Outcome:
-    """Make the video that `settings` asks for. team: processes to share the model calls with; this one leads them.
+def make_video(settings: Settings, networks: Networks, monitor: Monitor, team: Team | None = None) -> Outcome:
+    """Make the video that `settings` asks for. `networks` are loaded as they are needed, and stay for the next video.
+    team: processes to share the model calls with, of which this one is the leader.
 
     Raises InputError for anything a person can mend, before the output is touched where possible; Interrupted when
     `monitor.should_stop` answered True: then the state directory, if any, holds the point to go on from, and the
@@ -85,15 +63,14 @@ def make_video(
     _check_output(settings)
     schedule, loop = _schedules(settings)
     source, clip = _read_clip(settings, schedule, loop, monitor)
-    new_frames = _new_frames(settings, schedule, clip)
+    plan = plan_output(settings, schedule, loop, clip)
 
     _begin(monitor, "loading the VAE")
-    vae = load_vae(files.vae, precision.device, precision.vae_dtype, files.spatial_vae)
-    vae.tile = precision.tile
-    latents, size = _encode(settings, vae, clip, precision)
-    fresh = _fresh_state(settings, schedule, loop, latents, (1, len(vae.config.scale), *size), files, precision, clip)
-    plan = _plan(settings, fresh, loop, clip, latents, new_frames)
-    if loop is not None and settings.reencode:
+    vae, device = networks.vae, networks.precision.device
+    latents, size = _encode(settings, vae, clip, device)
+    fresh = _fresh_state(settings, schedule, loop, latents, (1, len(vae.config.scale), *size), networks, clip)
+    lead = fresh.window[:, :, :0] if latents is None else latents[:, :, plan.lead]
+    if loop is not None and settings.loop.reencode:
         loop = replace(loop, reencode=partial(_reencode, vae, settings.seed))
     if settings.method == "progressive" and schedule.variable_length:
         fresh = replace(fresh, total=plan.num_chunks)
@@ -106,11 +83,11 @@ def make_video(
             monitor, f"going on from {settings.state_directory}: {num_done} of {plan.num_chunks} chunks are finished"
         )
 
-    velocity = _velocity(settings, files, precision, _all_texts(state), monitor, team)
-    run = Run(state, velocity, directory, plan.num_chunks, precision.device, monitor)
-    sampled = progressive_chunks(run) if loop is None else replacement_chunks(run, loop, latents)
+    velocity = _velocity(settings, networks, _all_texts(state), monitor, team)
+    run = Run(state, velocity, directory, plan.num_chunks, device, monitor)
+    sampled = progressive_chunks(run) if loop is None else replacement_chunks(run, loop, latents, settings.loop.rules)
     done = (directory.load_chunk(i, size) for i in range(num_done)) if directory else iter(())
-    pieces = vae.decode_pieces(piece.to(precision.device) for piece in chain([plan.lead], done, sampled))
+    pieces = vae.decode_pieces(piece.to(device) for piece in chain([lead], done, sampled))
 
     height, width = size[0] * 8, size[1] * 8
     metadata = {"pavdm": json.dumps(_record(settings, state)), "comment": str(settings.prompt)}
@@ -130,6 +107,13 @@ def make_video(
             writer.write(frames)
             remaining -= len(frames)
     return Outcome(settings.out, plan.clip_frames + plan.decoded_frames, plan.new_frames, settings.fps)
+
+
+def _loop_text(loop: LoopSettings) -> str | None:
+    """The loop's settings as a state compares them; None for the usual ones, which states did not always hold."""
+    if replace(loop, reencode=False) == LoopSettings():
+        return None
+    return f"keep {loop.condition_latents}, edit {loop.edit_ratio:g}, align {loop.align}, {loop.mask_strategy!r}"
 
 
 def _begin(monitor: Monitor, stage: str) -> None:
@@ -163,7 +147,12 @@ def _schedules(settings: Settings) -> tuple[Schedule, rectified_flow.Replacement
     if settings.method == "progressive":
         loop, window = None, settings.schedule.window_latents
     else:
-        loop = rectified_flow.ReplacementLoop(steps=settings.schedule.steps)
+        loop = rectified_flow.ReplacementLoop(
+            condition_latents=settings.loop.condition_latents,
+            steps=settings.schedule.steps,
+            align=settings.loop.align,
+            edit_ratio=settings.loop.edit_ratio,
+        )
         window = loop.clip_latents
     shift = timestep_shift(height, width, window) if settings.timestep_transform else None
     if loop is None:
@@ -178,6 +167,14 @@ def _read_clip(
         return None, None
     _begin(monitor, f"reading {settings.clip}")
     source = ClipSource(settings.clip, settings.fps, settings.size, settings.clip_start, settings.clip_end)
+    if settings.loop.mask_strategy:  # its rules may name any of the clip's latents
+        clip = read_conditioning(source, PIECE_FRAMES, MAX_REFERENCE_FRAMES, "first", settings.pad)
+        if clip.num_frames > MAX_REFERENCE_FRAMES:
+            raise InputError(
+                f"{settings.clip} has {clip.num_frames} frames; a mask strategy reads at most {MAX_REFERENCE_FRAMES}: "
+                "choose a part with --start and --end"
+            )
+        return source, clip
     if loop is not None:
         needed = wanted = loop.condition_latents
     else:
@@ -189,13 +186,13 @@ def _read_clip(
 
 @torch.inference_mode()
 def _encode(
-    settings: Settings, vae: VideoVAE, clip: Conditioning | None, precision: Precision
+    settings: Settings, vae: VideoVAE, clip: Conditioning | None, device: torch.device
 ) -> tuple[Tensor | None, tuple[int, int]]:
     """The clip's latents (1, C, T, h, w), and the latent size (h, w)."""
     if clip is None:
         return None, (settings.size[0] // 8, settings.size[1] // 8)
-    pixels = clip.pixels().to(precision.device)
-    noise = _posterior_noise(f"{settings.seed}", precision.device) if settings.posterior == "sample" else None
+    pixels = clip.pixels().to(device)
+    noise = _posterior_noise(f"{settings.seed}", device) if settings.posterior == "sample" else None
     latents = vae.encode(pixels, noise).clone()
     return latents, (latents.shape[-2], latents.shape[-1])
 
@@ -206,13 +203,10 @@ def _fresh_state(
     loop: rectified_flow.ReplacementLoop | None,
     latents: Tensor | None,
     shape: tuple[int, int, int, int],
-    files: ModelFiles,
-    precision: Precision,
+    networks: Networks,
     clip: Conditioning | None,
 ) -> WindowState:
-    prompts = (
-        settings.prompt.map(lambda t: captions.preprocess(t, settings.aesthetic, settings.motion, settings.camera)),
-    )
+    precision = networks.precision
     conditioning = latents
     if loop is not None:
         conditioning = None
@@ -225,7 +219,7 @@ def _fresh_state(
         conditioning,
         shape=shape,
         seeds=(settings.seed,),
-        prompts=prompts,
+        prompts=(_as_trained(settings),),
         chunk_seconds=frames_per_chunk / settings.fps,
         prompt_switch=settings.prompt_switch,
         settings={
@@ -238,77 +232,37 @@ def _fresh_state(
             "posterior": settings.posterior,
             "dtype": str(precision.dtype).removeprefix("torch."),
             "text dtype": str(precision.text_dtype).removeprefix("torch."),
-            "model": fingerprint(files.stdit)[:16],
-            "vae": fingerprint(files.vae)[:16],
-            "spatial vae": None if files.spatial_vae is None else fingerprint(files.spatial_vae)[:16],
+            **networks.fingerprints,
             "tile": precision.tile,
-            "reencode": settings.reencode,
-            "text encoder": fingerprint(files.text_encoder)[:16],
+            "reencode": settings.loop.reencode,
+            "loop": _loop_text(settings.loop),
         },
     )
 
 
-def _plan(
-    settings: Settings,
-    state: WindowState,
-    loop: rectified_flow.ReplacementLoop | None,
-    clip: Conditioning | None,
-    latents: Tensor | None,
-    new_frames: int,
-) -> _Plan:
-    warm_latents = -state.first_chunk * state.schedule.chunk_latents
-    lead = torch.zeros_like(state.window[:, :, :0])
-    clip_frames = replaced_frames = padding = 0
-    if clip is not None and latents is not None:
-        if settings.condition == "first":
-            used = progressive.num_conditioning_latents(state.schedule, latents.shape[2])
-            lead = latents[:, :, : used - warm_latents]
-            replaced_frames = _in_whole_pieces(used)
-        else:
-            replaced_frames = _in_whole_pieces(warm_latents)
-            pieces = replaced_frames // PIECE_FRAMES * PIECE_LATENTS
-            lead = latents[:, :, latents.shape[2] - pieces : latents.shape[2] - warm_latents]
-            clip_frames = max(0, clip.num_frames - replaced_frames)
-        padding = max(0, replaced_frames - clip.num_frames)
-    sampled_latents = math.ceil((replaced_frames + new_frames) / PIECE_FRAMES) * PIECE_LATENTS - lead.shape[2]
-    if loop is not None and latents is None:  # the first clip of a loop that starts from text is all new
-        sampled_latents = max(loop.new_latents, sampled_latents - loop.condition_latents)
-    num_chunks = math.ceil(sampled_latents / state.schedule.chunk_latents)
-    return _Plan(clip_frames, padding, replaced_frames - padding + new_frames, new_frames, lead, num_chunks)
-
-
-def _in_whole_pieces(latents: int) -> int:
-    """Frames of the pieces that `latents` latents lie in."""
-    return math.ceil(latents / PIECE_LATENTS) * PIECE_FRAMES
-
-
-def _new_frames(settings: Settings, schedule: Schedule, clip: Conditioning | None) -> int:
-    if settings.seconds is not None:
-        frames, own = round(settings.seconds * settings.fps), ""
-    else:
-        of_the_clip = 0 if clip is None else clip.num_frames
-        if clip is not None and settings.condition == "first":
-            read = len(clip.frames) // PIECE_FRAMES * PIECE_LATENTS
-            used = progressive.num_conditioning_latents(schedule, read)
-            of_the_clip = min(clip.num_frames, _in_whole_pieces(used))
-        frames = round((settings.total_seconds or 0) * settings.fps) - of_the_clip
-        own = f", beside the clip's {of_the_clip / settings.fps:.2f} s"
-    if frames < 1:
-        raise InputError(f"that length leaves no new frame at {settings.fps:g} fps{own}: ask for more seconds")
-    return frames
-
-
 @torch.inference_mode()
 def _reencode(vae: VideoVAE, seed: int, loop: int, latents: Tensor) -> Tensor:
-    """The last piece of `latents` as the VAE sees it again, with posterior noise of this loop's own."""
+    """`latents`, whole pieces, as the VAE sees them again, with posterior noise of this loop's own."""
     noise = _posterior_noise(f"{seed}/{loop}", latents.device)
-    return vae.encode(vae.decode(latents[:, :, -PIECE_LATENTS:]), noise).clone()
+    return vae.encode(vae.decode(latents), noise).clone()
 
 
 def _posterior_noise(name: str, device: torch.device) -> Callable[[tuple[int, ...]], Tensor]:
     """Noise for one encoding, draw by draw: only `name` and the number of the draw decide it."""
     draws = count()
     return lambda shape: progressive.named_noise(f"{name}/posterior/{next(draws)}", shape).to(device)
+
+
+def texts_of(settings: Settings) -> tuple[str, ...]:
+    """The texts that the text encoder will see, for encoding those of many videos at once."""
+    return _as_trained(settings).texts
+
+
+def _as_trained(settings: Settings) -> PromptSchedule:
+    """The prompt with its scores, cleaned as the captions were that the network learned from."""
+    return settings.prompt.map(
+        lambda text: captions.preprocess(text, settings.aesthetic, settings.motion, settings.camera)
+    )
 
 
 def _all_texts(state: WindowState) -> list[str]:
@@ -318,37 +272,23 @@ def _all_texts(state: WindowState) -> list[str]:
 
 
 def _velocity(
-    settings: Settings, files: ModelFiles, precision: Precision, texts: list[str], monitor: Monitor, team: Team | None
+    settings: Settings, networks: Networks, texts: list[str], monitor: Monitor, team: Team | None
 ) -> Velocity:
     _begin(monitor, "encoding the prompt")
-    config = stdit3_config(Weights(files.stdit))
-    encoder = TextEncoder.load(files.text_encoder, precision.device, precision.text_dtype, config.model_max_length)
-    if encoder.d_model != config.caption_channels:
-        raise InputError(
-            f"the STDiT3 in {files.stdit} reads text of width {config.caption_channels}, but the text encoder in "
-            f"{files.text_encoder} gives width {encoder.d_model}: they do not belong together"
-        )
-    embeddings = dict(zip(texts, encoder.encode(texts), strict=True))
-    del encoder
-    gc.collect()
-
+    embeddings = networks.embeddings(texts)
     _begin(monitor, "loading the STDiT3")
-    asked = VelocitySettings(settings.guidance_scale, settings.size, settings.fps, fingerprint(files.stdit))
-    load = partial(load_velocity, files, precision)
+    asked = VelocitySettings(settings.guidance_scale, settings.size, settings.fps, networks.fingerprints["model"])
+    load = partial(load_velocity, networks)
     return load(embeddings, asked) if team is None else lead(team, load, embeddings, asked)
 
 
-def load_velocity(
-    files: ModelFiles, precision: Precision, embeddings: Mapping[str, Tensor], settings: VelocitySettings
-) -> GuidedVelocity:
+def load_velocity(networks: Networks, embeddings: Mapping[str, Tensor], settings: VelocitySettings) -> GuidedVelocity:
     """The STDiT3 under guidance, ready for these texts. Raises InputError for another network than `settings` names."""
-    check_model(settings, fingerprint(files.stdit))
-    name, attention = best_attention(precision.device, precision.dtype)
-    logger.info("attention: %s", name)
-    network = load_stdit3(files.stdit, precision.device, precision.dtype, attention=attention)
+    check_model(settings, networks.fingerprints["model"])
+    device = networks.precision.device
     return GuidedVelocity(
-        network,
-        {text: embedding.to(precision.device, precision.dtype) for text, embedding in embeddings.items()},
+        networks.stdit,
+        {text: embedding.to(device) for text, embedding in embeddings.items()},
         guidance_scale=settings.guidance_scale,
         size=settings.size,
         fps=settings.fps,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdm import __version__
+from pavdm.batch.options import add_batch, add_cut
 from pavdm.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,23 +38,7 @@ def parser() -> argparse.ArgumentParser:
     )
     extend.add_argument("clip", type=Path, metavar="CLIP", help="any video that FFmpeg reads, at least 17 frames of it")
     _add_video_options(extend)
-    clip = extend.add_argument_group("clip")
-    clip.add_argument("--start", type=float, default=0.0, metavar="S", help="use the clip from here, in seconds")
-    clip.add_argument("--end", type=float, metavar="S", help="and up to here (negative counts from the end)")
-    clip.add_argument("--pad", action="store_true", help="repeat the first frame in front of a clip that is too short")
-    clip.add_argument(
-        "--condition",
-        choices=("last", "first"),
-        default="last",
-        help="go on from the clip's end and keep its frames in front (last, default), or the published way: from its "
-        "first 17 frames, decoded by the VAE, with nothing before them (first)",
-    )
-    clip.add_argument(
-        "--posterior",
-        choices=("sample", "mode"),
-        default="sample",
-        help="draw the clip's latents from the VAE's posterior (sample, published) or take the most likely ones (mode)",
-    )
+    add_clip_options(extend)
     extend.set_defaults(command="video")
 
     generate = commands.add_parser(
@@ -92,24 +77,78 @@ def parser() -> argparse.ArgumentParser:
     new_model.add_argument("--seed", type=int, default=0)
     new_model.set_defaults(command="new_model")
 
+    add_batch(commands, add_making_options, add_clip_options)
+    add_cut(commands)
+
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)
     doctor.set_defaults(command="doctor")
     return parser
 
 
+def add_clip_options(parser: argparse.ArgumentParser) -> None:
+    """How the clip is read that a video goes on from."""
+    clip = parser.add_argument_group("clip")
+    clip.add_argument("--start", type=float, default=0.0, metavar="S", help="use the clip from here, in seconds")
+    clip.add_argument("--end", type=float, metavar="S", help="and up to here (negative counts from the end)")
+    clip.add_argument("--pad", action="store_true", help="repeat the first frame in front of a clip that is too short")
+    clip.add_argument(
+        "--condition",
+        choices=("last", "first"),
+        default="last",
+        help="go on from the clip's end and keep its frames in front (last, default), or the published way: from its "
+        "first 17 frames, decoded by the VAE, with nothing before them (first)",
+    )
+    clip.add_argument(
+        "--posterior",
+        choices=("sample", "mode"),
+        default="sample",
+        help="draw the clip's latents from the VAE's posterior (sample, published) or take the most likely ones (mode)",
+    )
+
+
 def _add_video_options(parser: argparse.ArgumentParser) -> None:
+    """What and where to make it, and how (`add_making_options`)."""
     parser.add_argument(
         "--prompt",
         required=True,
         help="what the video shows. '|0| first |3| then' changes the text at new chunk 3, '|0s| first |12s| then' "
         "after 12 seconds of new video",
     )
-    length = parser.add_mutually_exclusive_group(required=True)
-    length.add_argument("--seconds", type=float, help="length of the new video")
-    length.add_argument("--total-seconds", type=float, help="length of the whole output, clip included")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the video to write (.mp4)")
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
+    run = add_making_options(parser, length_required=True)
+    run.add_argument(
+        "--state",
+        type=Path,
+        metavar="DIR",
+        help="save after every chunk (replacement: every loop); the same command goes on from there after a crash or "
+        "Ctrl-C",
+    )
+    run.add_argument(
+        "--override-state", action="store_true", help="go on from a state that was made with other settings"
+    )
+    run.add_argument(
+        "--context-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="one video over N processes, as a rule one for each GPU: torchrun --nproc-per-node N -m pavdm ...",
+    )
+    run.add_argument(
+        "--lost-after",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="with --context-parallel: take a process that gives no sign of life for S seconds for lost (default 120)",
+    )
+
+
+def add_making_options(parser: argparse.ArgumentParser, length_required: bool) -> argparse._ArgumentGroup:
+    """How to make a video, or many; the group of options about the run itself, for adding to it."""
+    length = parser.add_mutually_exclusive_group(required=length_required)
+    length.add_argument("--seconds", type=float, help="length of the new video")
+    length.add_argument("--total-seconds", type=float, help="length of the whole output, clip included")
     parser.add_argument("--seed", type=int, default=42, help="default 42")
     _add_model_options(parser)
 
@@ -137,23 +176,36 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     scores.add_argument("--motion", type=_optional_number, help="0 is still (default none)")
     scores.add_argument("--camera", help="such as 'pan left' (default none)")
 
-    sampling.add_argument(
-        "--reencode",
-        action="store_true",
-        help="replacement only: decode and encode again what each loop takes over, as published",
+    loop = parser.add_argument_group("replacement loop only")
+    loop.add_argument(
+        "--reencode", action="store_true", help="decode and encode again what each loop takes over, as published"
+    )
+    loop.add_argument(
+        "--condition-length", type=int, default=5, metavar="N", help="latents kept from loop to loop (default 5)"
+    )
+    loop.add_argument(
+        "--edit-ratio",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="0 keeps them as they are (default), 1 makes them new",
+    )
+    loop.add_argument(
+        "--mask-strategy",
+        default="",
+        metavar="RULES",
+        help="Open-Sora's 'loop,reference,reference start,target start,length,edit ratio;...' in latents: where the "
+        "clip (reference 0) goes. The output is then what the loops made, without the clip in front",
+    )
+    loop.add_argument(
+        "--align",
+        type=_optional_whole,
+        default=5,
+        metavar="N",
+        help="round the starts in a mask strategy to multiples of N latents, or none (default 5)",
     )
 
     run = parser.add_argument_group("run")
-    run.add_argument(
-        "--state",
-        type=Path,
-        metavar="DIR",
-        help="save after every chunk (replacement: every loop); the same command goes on from there after a crash or "
-        "Ctrl-C",
-    )
-    run.add_argument(
-        "--override-state", action="store_true", help="go on from a state that was made with other settings"
-    )
     run.add_argument("--device", default="auto", help="cuda, cuda:1, mps, cpu (default: the best there is)")
     run.add_argument(
         "--dtype", choices=("auto", "fp32", "bf16", "fp16"), default="auto", help="default bf16 on CUDA, else fp32"
@@ -164,21 +216,8 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--tile", type=int, metavar="N", help="let the VAE work in tiles of N x N latent pixels, to save memory"
     )
-    run.add_argument(
-        "--context-parallel",
-        type=int,
-        default=1,
-        metavar="N",
-        help="one video over N processes, as a rule one for each GPU: torchrun --nproc-per-node N -m pavdm ...",
-    )
-    run.add_argument(
-        "--lost-after",
-        type=float,
-        default=120.0,
-        metavar="S",
-        help="with --context-parallel: take a process that gives no sign of life for S seconds for lost (default 120)",
-    )
     run.add_argument("--quiet", action="store_true", help="no progress, only the result and errors")
+    return run
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -228,6 +267,13 @@ def _optional_number(text: str) -> float | None:
         raise argparse.ArgumentTypeError(f"expected a number, or none: got {text!r}") from None
 
 
+def _optional_whole(text: str) -> int | None:
+    number = _optional_number(text)
+    if number is not None and not number.is_integer():
+        raise argparse.ArgumentTypeError(f"expected a whole number, or none: got {text!r}")
+    return None if number is None else int(number)
+
+
 def _refuse_unused(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Raise InputError if one of the progressive method's options was set for the replacement loop."""
     defaults = parser().parse_args(["generate", "--prompt", "", "--seconds", "1", "--out", ""])
@@ -265,7 +311,7 @@ def models_from(options: argparse.Namespace) -> ModelFiles:
 
 def settings_from(options: argparse.Namespace) -> Settings:
     from pavdm.prompts import PromptSchedule
-    from pavdm.settings import Settings
+    from pavdm.settings import LoopSettings, Settings
 
     of_the_clip = {}
     if options.clip is not None:
@@ -293,7 +339,9 @@ def settings_from(options: argparse.Namespace) -> Settings:
         motion=options.motion,
         camera=options.camera,
         prompt_switch=options.prompt_switch,
-        reencode=options.reencode,
+        loop=LoopSettings(
+            options.condition_length, options.edit_ratio, options.align, options.reencode, options.mask_strategy
+        ),
         state_directory=options.state,
         override_state=options.override_state,
         overwrite=options.overwrite,

@@ -29,7 +29,7 @@ class VelocitySettings:
     guidance_scale: float
     size: tuple[int, int]
     fps: float
-    model: str
+    model: str | None
 
 
 Load = Callable[[Mapping[str, Tensor], VelocitySettings], GuidedVelocity]
@@ -89,7 +89,7 @@ def follow(team: Team, load: Load, should_stop: Callable[[], bool]) -> None:
         team.agree_on_stop(should_stop())
 
 
-def check_model(settings: VelocitySettings, found: str) -> None:
+def check_model(settings: VelocitySettings, found: str | None) -> None:
     """Raises InputError if a process found another network than the leader's."""
     if settings.model != found:
         raise InputError("the STDiT3 here is not the one that process 0 has: give all machines the same files")

@@ -86,7 +86,7 @@ def fill_by_replacement(
     *,
     noise: Tensor,
     seeds: tuple[int, ...],
-    texts_for: Callable[[int], tuple[str, ...]],
+    texts_for: Callable[[float], tuple[str, ...]],
     on_step: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """`fill` by Open-Sora's naive loop, the baseline; what the arguments mean is said at `rectified_flow.extend`.

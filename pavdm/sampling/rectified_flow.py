@@ -8,7 +8,7 @@ arXiv 2410.08151).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -176,46 +176,62 @@ def extend(
     conditioning: Tensor | None,
     *,
     shape: tuple[int, int, int, int],
-    texts_for: Callable[[int], tuple[str, ...]],
+    texts_for: Callable[[float], tuple[str, ...]],
     noise: Callable[[int, int | None, tuple[int, ...]], Tensor],
+    rules: Sequence[MaskRule] = (),
     first_loop: int = 0,
+    before: Tensor | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Iterator[Tensor]:
     """Yield the new latents of one loop after the other, (B, C, n, H, W), without end.
 
-    conditioning: latents (B, C, T, H, W) whose last `condition_latents` the first loop keeps; None starts from text, so
-        that the first loop yields a whole clip. shape is (B, C, H, W).
-    texts_for(loop) -> the text of each batch item. noise(loop, step, shape): step None is the clip's own noise.
-    first_loop: number of the first loop, for going on. on_step(loop, step) is called before every model call.
+    conditioning: latents (B, C, T, H, W) of the clip to go on from: the first loop keeps its last `condition_latents`.
+        None starts from text, so that the first loop yields a whole clip. shape is (B, C, H, W).
+    rules: Open-Sora's mask strategy. Then they alone say where the clip (reference 0) goes, in this loop and others,
+        and the first loop yields a whole clip, too.
+    texts_for(position) -> the text of each batch item; the position counts loops of `new_latents` from the first frame
+        that is yielded, so that it has a fraction where the first loop is longer than the others.
+    noise(loop, step, shape): step None is the clip's own noise.
+    first_loop: number of the first loop, for going on; `before` then holds the last latents of the loop before it, as
+        many as are kept or more. on_step(loop, step) is called before every model call.
+
+    Raises InputError if the clip is shorter than what is kept of it.
     """
     batch, channels, height, width = shape
     kept = loop.condition_latents
+    whole_first = conditioning is None or bool(rules)
+    later = kept / loop.new_latents if whole_first else 0.0
     index = first_loop
     while True:
         latents = noise(index, None, (batch, channels, loop.clip_latents, height, width))
+        references, own = ([], []) if conditioning is None else ([conditioning], list(rules))
+        if index or not whole_first:
+            taken_over = before if index else conditioning
+            if taken_over is None or taken_over.shape[2] < kept:
+                came = 0 if taken_over is None else taken_over.shape[2]
+                raise InputError(f"the loop keeps {kept} latents, but only {came} came")
+            if index and loop.reencode is not None:  # what the first loop keeps was not generated
+                taken_over = loop.reencode(index, taken_over[:, :, -kept:])
+            own.append(MaskRule(index, len(references), -kept, 0, kept, loop.edit_ratio))
+            references.append(taken_over)
         frame_mask = None
-        if conditioning is not None:
-            if conditioning.shape[2] < kept:
-                raise InputError(f"the loop keeps {kept} latents, but only {conditioning.shape[2]} came")
-            own_clip = index == 0  # what the first loop keeps was not generated
-            reference = conditioning if own_clip or loop.reencode is None else loop.reencode(index, conditioning)
-            rule = MaskRule(index, 0, -kept, 0, kept, loop.edit_ratio)
+        if own:
             placed = [
-                apply_mask_strategy(z, [ref], [rule], index, loop.align)
-                for z, ref in zip(latents.to(reference), reference, strict=True)
+                apply_mask_strategy(latents[b].to(references[0]), [z[b] for z in references], own, index, loop.align)
+                for b in range(batch)
             ]
             latents = torch.stack([z for z, _ in placed])
             frame_mask = torch.stack([mask for _, mask in placed])
         clip = sample(
             velocity,
             latents,
-            tuple((text,) * loop.clip_latents for text in texts_for(index)),
+            tuple((text,) * loop.clip_latents for text in texts_for(index + later if index else 0)),
             steps=loop.steps,
             shift=loop.shift,
             frame_mask=frame_mask,
             noise=partial(noise, index),
             on_step=None if on_step is None else partial(on_step, index),
         )
-        yield clip if conditioning is None else clip[:, :, kept:]
-        conditioning = clip
+        yield clip if whole_first and not index else clip[:, :, kept:]
+        before = clip
         index += 1

@@ -103,7 +103,7 @@ def test_each_loop_keeps_the_last_latents_of_the_one_before_and_yields_only_new_
         return towards(float(len(inputs)))(latents, timesteps, texts)
 
     clip = torch.randn(1, 2, 10, 3, 4)
-    clips = extend(loop, velocity, clip, shape=SHAPE, texts_for=lambda i: (f"text {i}",), noise=noise)
+    clips = extend(loop, velocity, clip, shape=SHAPE, texts_for=lambda i: (f"text {i:g}",), noise=noise)
     first, second = itertools.islice(clips, 2)
     assert first.shape == second.shape == (1, 2, 10, 3, 4)
     assert torch.equal(inputs[0][0][:, :, :5], clip[:, :, -5:])
@@ -116,6 +116,47 @@ def test_a_loop_without_a_clip_begins_with_a_whole_new_one():
     assert [clip.shape[2] for clip in itertools.islice(clips, 3)] == [15, 10, 10]
 
 
+def test_texts_of_a_video_from_text_alone_begin_where_its_longer_first_loop_ends():
+    asked = []
+
+    def texts_for(position):
+        asked.append(position)
+        return ("a",)
+
+    loop = ReplacementLoop(steps=1)
+    for conditioning, rules in (
+        (None, ()),
+        (torch.zeros(1, 2, 5, 3, 4), ()),
+        (torch.zeros(1, 2, 5, 3, 4), [MaskRule()]),
+    ):
+        clips = extend(loop, towards(0.1), conditioning, shape=SHAPE, texts_for=texts_for, noise=noise, rules=rules)
+        made = [clip.shape[2] for clip in itertools.islice(clips, 3)]
+        starts = [sum(made[:n]) / loop.new_latents for n in range(3)]
+        assert asked == starts
+        asked.clear()
+
+
+def test_a_mask_strategy_places_the_clip_in_every_loop_that_it_names():
+    inputs, masks = [], []
+
+    def velocity(latents, timesteps, texts, frame_mask=None):
+        inputs.append(latents.clone())
+        masks.append(frame_mask[0].tolist())
+        return torch.zeros_like(latents)
+
+    clip = torch.randn(1, 2, 10, 3, 4)
+    rules = parse_mask_strategy("0,0,5,10,5;1,0,0,10,5")
+    loop = ReplacementLoop(steps=1)
+    clips = extend(loop, velocity, clip, shape=SHAPE, texts_for=lambda i: ("a",), noise=noise, rules=rules)
+    first, second = itertools.islice(clips, 2)
+    assert first.shape[2] == 15 and second.shape[2] == 10
+    assert torch.equal(inputs[0][:, :, 10:], clip[:, :, 5:])
+    assert masks[0] == [True] * 10 + [False] * 5
+    assert torch.equal(inputs[1][:, :, :5], first[:, :, -5:])
+    assert torch.equal(inputs[1][:, :, 10:], clip[:, :, :5])
+    assert masks[1] == [False] * 5 + [True] * 5 + [False] * 5
+
+
 def test_going_on_at_a_later_loop_equals_not_having_stopped():
     loop = ReplacementLoop(steps=2)
     options = {"shape": SHAPE, "texts_for": lambda i: ("a",), "noise": noise}
@@ -124,7 +165,7 @@ def test_going_on_at_a_later_loop_equals_not_having_stopped():
         return torch.tanh(latents + latents.mean())
 
     whole = list(itertools.islice(extend(loop, velocity, None, **options), 3))
-    rest = list(itertools.islice(extend(loop, velocity, whole[0], first_loop=1, **options), 2))
+    rest = list(itertools.islice(extend(loop, velocity, None, first_loop=1, before=whole[0], **options), 2))
     assert torch.equal(torch.cat(rest, dim=2), torch.cat(whole[1:], dim=2))
 
 

@@ -1,0 +1,38 @@
+"""Videos made in this process, by networks that are loaded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from pavdm.chunks import Monitor
+from pavdm.engine import Outcome, make_video
+from pavdm.networks import Networks
+from pavdm.settings import Settings
+
+
+class LocalMaker:
+    """A `work.Maker`. texts: all that the videos will read, encoded before the other networks take up memory."""
+
+    def __init__(self, networks: Networks, texts: Iterable[str], task: str) -> None:
+        self.networks = networks
+        self.task = task
+        self._texts = list(texts)
+
+    def prepare(self) -> None:
+        self.networks.encode(self._texts)
+        _ = self.networks.vae, self.networks.stdit
+
+    def make(self, settings: Settings, monitor: Monitor) -> Outcome:
+        return make_video(settings, self.networks, monitor)
+
+    def is_fit(self) -> bool:
+        """After an error in one of its kernels, a GPU refuses everything else that its process asks of it."""
+        device = self.networks.precision.device
+        try:
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+            return bool(torch.ones(1, device=device).sum().item() == 1)
+        except RuntimeError:
+            return False

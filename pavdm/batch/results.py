@@ -1,0 +1,82 @@
+"""What became of a batch: one row for each video, as results.csv and as a table to read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pavdm.batch.work import Job
+
+COLUMNS = (
+    *("name", "status", "file", "line", "sample", "seed", "prompt", "clip", "frames", "new_frames", "fps", "seconds"),
+    *("by", "take", "error", "log"),
+)
+MOST_ROWS = 60  # of the table; a longer one names only what is not done
+
+
+@dataclass(frozen=True)
+class Result:
+    """status: done, failed or open. record: what the process that made it, or failed to, wrote down."""
+
+    job: Job
+    status: str
+    record: dict[str, object]
+
+    @classmethod
+    def of(cls, job: Job) -> Result:
+        if (done := job.work.finished()) is not None:
+            return cls(job, "done", done)
+        if (failed := job.work.failed()) is not None:
+            return cls(job, "failed", failed)
+        return cls(job, "open", {})
+
+    def row(self) -> dict[str, object]:
+        item, work = self.job.item, self.job.work
+        own = {
+            "name": item.name,
+            "status": self.status,
+            "file": work.video if self.status == "done" else "",
+            "line": item.line,
+            "sample": item.sample,
+            "seed": item.settings.seed,
+            "prompt": item.settings.prompt,
+            "clip": item.settings.clip or "",
+            "log": work.log if work.log.exists() else "",
+        }
+        return {column: own.get(column, self.record.get(column, "")) for column in COLUMNS}
+
+
+def write_results(results: Sequence[Result], path: Path) -> None:
+    """Write results.csv, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(result.row() for result in results)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+    temporary.replace(path)
+
+
+def table(results: Sequence[Result]) -> list[str]:
+    """The lines of a table, and one that sums up."""
+    shown = list(results) if len(results) <= MOST_ROWS else [r for r in results if r.status != "done"][:MOST_ROWS]
+    rows = [("video", "status", "frames", "seconds", "by", "prompt, or what went wrong")]
+    for result in shown:
+        row = result.row()
+        text = str(row["error"] or row["prompt"]).replace("\n", " ")
+        rows.append((*(str(row[k]) for k in ("name", "status", "frames", "seconds", "by")), _shortened(text, 60)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    counts = {status: sum(r.status == status for r in results) for status in ("done", "failed", "open")}
+    summed = f"{counts['done']} of {len(results)} done"
+    summed += f", {counts['failed']} failed" if counts["failed"] else ""
+    summed += f", {counts['open']} still to make" if counts["open"] else ""
+    return [*lines, summed]
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
