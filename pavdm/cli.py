@@ -232,11 +232,18 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
+def _run_eval(options: argparse.Namespace) -> int:
+    from pavdm.evaluation.command import run
+
+    return run(options, lambda line: print(line, flush=True))
+
+
 _COMMANDS = {
     "batch": _run_batch,
     "video": _run_video,
     "schedule": _run_schedule,
     "info": _run_info,
     "new_model": _run_new_model,
+    "eval": _run_eval,
     "doctor": _run_doctor,
 }

@@ -28,7 +28,7 @@ from pavdm.models.vae import VideoVAE
 from pavdm.networks import Networks
 from pavdm.parallel.team import Team
 from pavdm.parallel.velocity import VelocitySettings, check_model, lead
-from pavdm.plan import plan_output
+from pavdm.plan import Plan, plan_output
 from pavdm.prompts import PromptSchedule
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
@@ -90,7 +90,7 @@ def make_video(settings: Settings, networks: Networks, monitor: Monitor, team: T
     pieces = vae.decode_pieces(piece.to(device) for piece in chain([lead], done, sampled))
 
     height, width = size[0] * 8, size[1] * 8
-    metadata = {"pavdm": json.dumps(_record(settings, state)), "comment": str(settings.prompt)}
+    metadata = {"pavdm": json.dumps(_record(settings, state, plan)), "comment": str(settings.prompt)}
     with VideoWriter(settings.out, (height, width), settings.fps, metadata, overwrite=settings.overwrite) as writer:
         if source is not None and plan.clip_frames:
             own = (frame[:height, :width] for frame in islice(source.frames(), plan.clip_frames))
@@ -301,12 +301,19 @@ def _to_frames(pixels: Tensor) -> NDArray[np.uint8]:
     return scaled.permute(1, 2, 3, 0).cpu().numpy()
 
 
-def _record(settings: Settings, state: WindowState) -> dict[str, Any]:
-    """What the video file says about itself."""
+def _record(settings: Settings, state: WindowState, plan: Plan) -> dict[str, Any]:
+    """What the video file says about itself.
+
+    clip_frames: its first frames, which show the clip. chunk_frames: of each chunk after them; of the VAE's pieces,
+    where the seams are, if chunks are no whole pieces.
+    """
+    whole_pieces = state.schedule.chunk_latents % PIECE_LATENTS == 0
     return {
         "version": __version__,
         "prompt": str(settings.prompt),
         "seed": settings.seed,
+        "clip_frames": plan.clip_frames + plan.decoded_frames - plan.new_frames,
+        "chunk_frames": state.schedule.chunk_latents // PIECE_LATENTS * PIECE_FRAMES if whole_pieces else PIECE_FRAMES,
         "window_chunks": state.schedule.window_chunks,
         "chunk_latents": state.schedule.chunk_latents,
         "steps": state.schedule.steps,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pavdm import __version__
 from pavdm.batch.options import add_batch, add_cut
 from pavdm.errors import InputError
+from pavdm.evaluation.command import add_options as add_evaluation_options
 
 if TYPE_CHECKING:
     from pavdm.models.files import ModelFiles
@@ -79,6 +80,16 @@ def parser() -> argparse.ArgumentParser:
 
     add_batch(commands, add_making_options, add_clip_options)
     add_cut(commands)
+
+    evaluate = commands.add_parser(
+        "eval",
+        help="measure seams, drift and motion of videos, and write a report",
+        description="Measure how well chunks join and what happens to light, colour, sharpness and motion over a "
+        "video. Writes index.html, report.json, measures.csv and chunks.csv.",
+        epilog="Example: pavdm eval --group pavdm='pa/*.mp4' --group loop='loop/*.mp4' --out report",
+    )
+    add_evaluation_options(evaluate)
+    evaluate.set_defaults(command="eval")
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

@@ -84,6 +84,7 @@ def test_the_file_says_how_it_was_made(uninterrupted):
     assert record["seed"] == 42
     assert record["guidance"] == 7.0
     assert record["steps"] == 6
+    assert (record["clip_frames"], record["chunk_frames"]) == (240, 17)  # 250 frames at 25 fps, shown at 24
 
 
 def test_the_same_command_gives_the_same_video_and_another_seed_another(uninterrupted, bikes, models, tmp_path):

@@ -114,7 +114,7 @@ def replacement_video(velocity: Any) -> Tensor:
         velocity,
         torch.randn(1, 4, 2, 5, 6, generator=torch.Generator().manual_seed(3)),
         shape=(1, 4, 5, 6),
-        texts_for=lambda index: (("rain", "snow")[index],),
+        texts_for=lambda position: (("rain", "snow")[int(position)],),
         noise=lambda index, step, shape: progressive.named_noise(f"{index}/{step}", shape),
     )
     return torch.cat(list(islice(clips, 2)), dim=2)
