@@ -55,6 +55,7 @@ HELD_OUT = 1_000_000_000  # the first seed of scenes that training leaves alone
 CLIP_FRAMES = 119  # 35 latents: what the fixed window needs, all methods get
 END_SHARE = 0.15  # of the new video, as for the drifts
 TRUTH = "the world itself"
+_UNSET = object()
 FEWEST_PAIRS = 8  # a bootstrap of fewer says nothing
 
 # (key of the summary, heading, digits); `registry.find` has the definitions.
@@ -315,8 +316,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--label", default="The small trained model", help="heading of the table")
     add_making_options(parser, length_required=False)
     add_clip_options(parser)
-    parser.set_defaults(start_index=0, num_sample=1, sample_name="pair")
+    parser.set_defaults(start_index=0, num_sample=1, sample_name="pair", aesthetic=_UNSET)
     options = parser.parse_args(arguments)
+    if options.aesthetic is _UNSET:  # the world's captions have no scores, those of the published weights' training do
+        options.aesthetic = None if options.list is None else 6.5
     if options.seconds is None and options.total_seconds is None:
         options.seconds = 60.0
     if options.total_seconds is not None:

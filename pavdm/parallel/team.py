@@ -30,6 +30,7 @@ from pavdm.parallel.launch import local_place, place
 
 LONGEST_CALL = timedelta(hours=1)  # between two exchanges of one model call
 LONGEST_WAIT = timedelta(days=1)  # for the next model call
+START_SECONDS = 600.0  # for the first sign of life: processes may start at different times
 GRACE_SECONDS = 5.0  # to end by itself, for a process that is told of a failure elsewhere
 _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 _FACTS = "facts"
@@ -61,7 +62,7 @@ class Message:
 class Team:
     """A context manager: the run of `size` processes that this one belongs to (see `pavdm.parallel.launch`).
 
-    lost_after: seconds without a sign of life after which a process is taken for lost.
+    lost_after: seconds without a sign of life after which a process that has given one is taken for lost.
     give_up: called from a thread, with the reason, if this process does not end by itself after another has failed; it
     must end the process.
 
@@ -196,7 +197,7 @@ class Team:
     def _watch(self) -> None:
         """In a thread: give signs of life, look for those of the others, and end the process if it cannot go on."""
         others = range(1, self.size) if self.leads else range(1)
-        heard = {other: (-1, time.monotonic()) for other in others}
+        heard = {other: (0, time.monotonic()) for other in others}
         pause = min(1.0, self._lost_after / 4)
         reason = None
         while reason is None and not self._over.wait(pause):
@@ -206,8 +207,10 @@ class Team:
                     signs = self._store.add(f"alive/{other}", 0)
                     if signs != heard[other][0]:
                         heard[other] = (signs, time.monotonic())
-                    elif time.monotonic() - heard[other][1] > self._lost_after:
-                        reason = f"process {other} of {self.size} gave no sign of life for {self._lost_after:g} s"
+                        continue
+                    patience = self._lost_after if signs else max(self._lost_after, START_SECONDS)
+                    if time.monotonic() - heard[other][1] > patience:
+                        reason = f"process {other} of {self.size} gave no sign of life for {patience:g} s"
                 reason = self._failure() or reason
             except RuntimeError as error:
                 reason = f"the launcher of this run has gone ({str(error).splitlines()[0]})"

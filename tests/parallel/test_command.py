@@ -131,13 +131,13 @@ def test_the_end_of_one_process_is_the_end_of_all(
 
 def test_a_process_that_freezes_is_given_up(models: Path, tmp_path: Path, start: Start) -> None:
     state = tmp_path / "state"
-    command = arguments(models, tmp_path / "out.mp4", *LENGTH, "--state", str(state), "--lost-after", "15")
+    command = arguments(models, tmp_path / "out.mp4", *LENGTH, "--state", str(state), "--lost-after", "20")
     processes = start(2, command)
     wait_for_chunk(state, processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     _, errors = processes[0].communicate(timeout=SECONDS)
     assert processes[0].returncode == 2
-    assert "error: process 1 of 2 gave no sign of life for 15 s" in errors
+    assert "error: process 1 of 2 gave no sign of life for 20 s" in errors
 
 
 def test_another_number_of_processes_is_refused_with_the_command_that_starts_it(
