@@ -78,11 +78,10 @@ def _silent_unless_leader() -> Iterator[None]:
 
 
 def _run_video(options: argparse.Namespace) -> int:
-    if options.context_parallel != 1:
-        return _run_video_together(options)
-    place(1)
-    settings, networks = settings_from(options), _networks(options)
-    return _make_video(options, settings, networks, None)
+    if options.context_parallel == 1:
+        place(1)
+        return _make_video(options, None)
+    return _together(options, partial(_make_video, options))
 
 
 def _networks(options: argparse.Namespace) -> Networks:
@@ -91,37 +90,40 @@ def _networks(options: argparse.Namespace) -> Networks:
     return Networks(models_from(options), precision_from(options))
 
 
-def _run_video_together(options: argparse.Namespace) -> int:
+def _together(options: argparse.Namespace, work: Callable[[Team], int], several: bool = False) -> int:
+    """Do `work` in the leader of a team, and what it asks for in the other processes (`pavdm.parallel`)."""
     from pavdm.engine import load_velocity
     from pavdm.parallel.team import Team, own_device
     from pavdm.parallel.velocity import follow
 
     def give_up(reason: str) -> None:
-        if is_leader():
+        if team.leads:
             print(f"\nerror: {reason}", file=sys.stderr, flush=True)
         os._exit(EXIT_INPUT)  # the main thread waits for a process that does not answer
 
-    with Team(options.context_parallel, options.lost_after, give_up) as team:
+    team = Team(options.context_parallel, options.lost_after, give_up, several)
+    with team:
         options.device = own_device(options.device)
-        settings, networks = settings_from(options), _networks(options)
-        team.connect(networks.precision.device, guided=settings.guidance_scale != 1)
+        networks = _networks(options)
+        team.connect(networks.precision.device, guided=options.guidance != 1)
         if team.leads:
-            return _make_video(options, settings, networks, team)
+            return work(team)
         with _asked_to_stop(said=False) as should_stop:
             follow(team, partial(load_velocity, networks), should_stop)
     return 0
 
 
-def _make_video(options: argparse.Namespace, settings: Settings, networks: Networks, team: Team | None) -> int:
+def _make_video(options: argparse.Namespace, team: Team | None) -> int:
     from pavdm.chunks import Monitor
     from pavdm.engine import make_video
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
 
+    settings, networks = settings_from(options), _networks(options)
     with ProgressBar(settings.fps, settings.chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
-        stop = should_stop if team is None else lambda: should_stop() or team.stop_requested
+        monitor = Monitor(bar.stage, bar.progress, _or_of_team(should_stop, team))
         try:
-            outcome = make_video(settings, networks, Monitor(bar.stage, bar.progress, stop), team)
+            outcome = make_video(settings, networks, monitor, team)
         except Interrupted:
             bar.close()
             print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)
@@ -144,6 +146,10 @@ def _what_is_left(settings: Settings) -> str:
     if settings.state_directory is None:
         return f"{kept}With --state DIR a run can be continued"
     return f"{kept}The same command goes on from {settings.state_directory}"
+
+
+def _or_of_team(should_stop: Callable[[], bool], team: Team | None) -> Callable[[], bool]:
+    return should_stop if team is None else lambda: should_stop() or team.stop_requested
 
 
 @contextmanager
@@ -176,8 +182,11 @@ def _asked_to_stop(said: bool = True) -> Iterator[Callable[[], bool]]:
 def _run_batch(options: argparse.Namespace) -> int:
     from pavdm.batch.command import run_batch
 
-    with _asked_to_stop() as should_stop:
-        return run_batch(options, should_stop)
+    def work(team: Team | None) -> int:
+        with _asked_to_stop() as should_stop:
+            return run_batch(options, _or_of_team(should_stop, team), team)
+
+    return work(None) if options.context_parallel == 1 else _together(options, work, several=True)
 
 
 def _run_schedule(options: argparse.Namespace) -> int:

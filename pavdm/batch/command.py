@@ -21,14 +21,18 @@ from pavdm.engine import texts_of
 from pavdm.errors import InputError
 from pavdm.networks import Networks
 from pavdm.options import models_from, precision_from
+from pavdm.parallel.team import Team
 from pavdm.sampling.progressive import Interrupted
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
-def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool]) -> int:
-    """The exit status: 0 all are made, 1 some failed, 130 interrupted. Raises InputError before anything is begun."""
+def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool], team: Team | None = None) -> int:
+    """The exit status: 0 all are made, 1 some failed, 130 interrupted. Raises InputError before anything is begun.
+
+    team: processes that share the model calls of every video that this one makes.
+    """
     launch = Launch.from_environment()
     items = read_items(options)
     networks = Networks(models_from(options), precision_from(_on_own_device(options, launch)))
@@ -48,7 +52,7 @@ def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool]) -> i
         stack.enter_context(Display(jobs, member, hidden=options.quiet or not leads))
         left = [job for job in jobs if not job.work.is_settled(member.run)]
         texts = chain.from_iterable(texts_of(job.item.settings) for job in left)
-        maker = LocalMaker(networks, texts, f"rank {launch.rank}")
+        maker = LocalMaker(networks, texts, f"rank {launch.rank}", team)
         try:
             work_through(left, maker, member, should_stop)
         except Interrupted:

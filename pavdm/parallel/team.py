@@ -62,6 +62,7 @@ class Message:
 class Team:
     """A context manager: the run of `size` processes that this one belongs to (see `pavdm.parallel.launch`).
 
+    several: whether the processes that were started may make several teams; they are numbered through.
     lost_after: seconds without a sign of life after which a process that has given one is taken for lost.
     give_up: called from a thread, with the reason, if this process does not end by itself after another has failed; it
     must end the process.
@@ -69,11 +70,11 @@ class Team:
     When the body ends, so do all processes: followers are dismissed by the leader, a failure is told to the others.
     """
 
-    def __init__(self, size: int, lost_after: float, give_up: Callable[[str], None]) -> None:
+    def __init__(self, size: int, lost_after: float, give_up: Callable[[str], None], several: bool = False) -> None:
         if not lost_after > 0:
             raise InputError(f"--lost-after must be above 0 seconds: got {lost_after:g}")
         self.size = size
-        self.rank = place(size)
+        self._first, self.rank = _team_of(place(size, several), size)
         self.stop_requested = False  # by any process, as of the last model call
         self._lost_after = lost_after
         self._give_up = give_up
@@ -82,12 +83,18 @@ class Team:
         self._watcher = threading.Thread(target=self._watch, name="pavdm team", daemon=True)
 
     @property
+    def in_order(self) -> bool:
+        """Leader: whether the others wait for what it says next."""
+        return self._in_order
+
+    @property
     def leads(self) -> bool:
         return self.rank == 0
 
     def __enter__(self) -> Team:
         with communicating():
-            self._store = PrefixStore(f"pavdm/{os.environ.get(_ATTEMPT, '0')}", _launchers_store(self.rank))
+            prefix = f"pavdm/{os.environ.get(_ATTEMPT, '0')}/{self._first}"
+            self._store = PrefixStore(prefix, _launchers_store(self._first + self.rank))
         self._watcher.start()
         return self
 
@@ -105,12 +112,16 @@ class Team:
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         with communicating():
-            dist.init_process_group("gloo", timeout=LONGEST_WAIT, rank=self.rank, world_size=self.size)
-            for half in range(self.halves):
-                ranks = list(range(half * self.group_size, (half + 1) * self.group_size))
-                group = dist.new_group(ranks, timeout=LONGEST_CALL, backend=backend)
-                if half == self.half:
-                    self.group = group
+            dist.init_process_group("gloo", timeout=LONGEST_WAIT)
+            for first in range(0, dist.get_world_size(), self.size):  # every process takes part in making every group
+                control = dist.new_group(range(first, first + self.size), timeout=LONGEST_WAIT, backend="gloo")
+                starts = range(first, first + self.size, self.group_size)
+                groups = [
+                    dist.new_group(range(start, start + self.group_size), timeout=LONGEST_CALL, backend=backend)
+                    for start in starts
+                ]
+                if first == self._first:
+                    self._control, self.group = control, groups[self.half]
         self._in_order = True
 
     def send(self, kind: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -118,16 +129,18 @@ class Team:
         text = torch.frombuffer(bytearray(json.dumps({"kind": kind, **facts}).encode()), dtype=torch.uint8)
         content = save({_FACTS: text, **{name: tensor.cpu().contiguous() for name, tensor in tensors.items()}})
         with communicating():
-            dist.broadcast(torch.tensor([len(content)]), src=0)
-            dist.broadcast(torch.frombuffer(bytearray(content), dtype=torch.uint8), src=0)
+            dist.broadcast(torch.tensor([len(content)]), src=self._first, group=self._control)
+            dist.broadcast(
+                torch.frombuffer(bytearray(content), dtype=torch.uint8), src=self._first, group=self._control
+            )
 
     def receive(self) -> Message:
         """Follower: wait for what the leader says next."""
         with communicating():
             size = torch.zeros(1, dtype=torch.int64)
-            dist.broadcast(size, src=0)
+            dist.broadcast(size, src=self._first, group=self._control)
             content = torch.empty(int(size), dtype=torch.uint8)
-            dist.broadcast(content, src=0)
+            dist.broadcast(content, src=self._first, group=self._control)
         tensors = load(content.numpy().tobytes())
         facts = json.loads(tensors.pop(_FACTS).numpy().tobytes())
         return Message(facts.pop("kind"), tensors, facts)
@@ -146,7 +159,7 @@ class Team:
         """All: after a model call, whether any process was asked to stop."""
         flag = torch.tensor([requested], dtype=torch.uint8)
         with communicating():
-            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._control)
         self.stop_requested = bool(flag)
 
     def other_half(self, mine: Tensor) -> Tensor | None:
@@ -156,12 +169,12 @@ class Team:
         """
         if self.rank == self.group_size:
             with communicating():
-                dist.send(mine.cpu().contiguous(), dst=0)
+                dist.send(mine.cpu().contiguous(), dst=self._first, group=self._control)
         if not self.leads:
             return None
         arriving = torch.empty(mine.shape, dtype=mine.dtype)
         with communicating():
-            dist.recv(arriving, src=self.group_size)
+            dist.recv(arriving, src=self._first + self.group_size, group=self._control)
         return arriving.to(mine.device)
 
     def __exit__(
@@ -216,6 +229,11 @@ class Team:
                 reason = f"the launcher of this run has gone ({str(error).splitlines()[0]})"
         if reason is not None and not self._over.wait(GRACE_SECONDS):
             self._give_up(reason)
+
+
+def _team_of(number: int, size: int) -> tuple[int, int]:
+    """Of process `number` of all: the number of its team's first process, and its place in the team."""
+    return number - number % size, number % size
 
 
 def _launchers_store(rank: int) -> Store:
