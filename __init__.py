@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+WEB_DIRECTORY = "./web"  # the help pages
+
 
 async def comfy_entrypoint() -> Any:
     """The extension that ComfyUI loads."""

@@ -28,7 +28,9 @@ class Extension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         _provide_library()
-        from . import conditioning, model, sampling, states, text, vae, video
+        from . import bundled, conditioning, demo, model, sampling, states, text, vae, video
+
+        bundled.register()
 
         return [
             model.LoadModel,
@@ -46,4 +48,5 @@ class Extension(ComfyExtension):
             states.SaveState,
             states.LoadState,
             video.DecodeToVideo,
+            demo.DemoClip,
         ]

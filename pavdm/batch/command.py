@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -15,14 +15,19 @@ from pavdm.batch.items import described, read_items
 from pavdm.batch.local import LocalMaker
 from pavdm.batch.member import Launch, Member
 from pavdm.batch.results import Result, table, write_results
+from pavdm.batch.servers import Workflows, work_on_servers
 from pavdm.batch.show import Display
-from pavdm.batch.work import Job, work_through
+from pavdm.batch.work import Job, NobodyLeft, work_through
+from pavdm.comfyui.client import require_aiohttp
 from pavdm.engine import texts_of
 from pavdm.errors import InputError
 from pavdm.networks import Networks
 from pavdm.options import models_from, precision_from
 from pavdm.parallel.team import Team
 from pavdm.sampling.progressive import Interrupted
+from pavdm.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -34,29 +39,26 @@ def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool], team
     team: processes that share the model calls of every video that this one makes.
     """
     launch = Launch.from_environment()
-    items = read_items(options)
-    networks = Networks(models_from(options), precision_from(_on_own_device(options, launch)))
-    made_by = {name: str(value) for name, value in networks.fingerprints.items()}
-    made_by |= {"dtype": str(networks.precision.dtype), "text dtype": str(networks.precision.text_dtype)}
-    made_by |= {"tile": str(networks.precision.tile)}
+    backend = _Servers(options) if options.server else _OwnNetworks(options, launch, team)
+    items = read_items(options, backend.check)
+    made_by = backend.identity()
     jobs = [Job(item, Work(options.out, item.name), {**described(item.settings), **made_by}) for item in items]
     _make_folder(options.out)
     _check_all(jobs, options.out)
-    _log_everything_to_files_only()
 
     leads = launch.rank == 0
     interrupted = False
-    who = {"rank": launch.rank, "device": str(networks.precision.device)}
     with ExitStack() as stack:
-        member = stack.enter_context(Member(options.out / "work" / "members", launch, who))
+        stack.enter_context(_notes_for_the_logs())
+        member = stack.enter_context(Member(options.out / "work" / "members", launch, {"rank": launch.rank}))
         stack.enter_context(Display(jobs, member, hidden=options.quiet or not leads))
         left = [job for job in jobs if not job.work.is_settled(member.run)]
-        texts = chain.from_iterable(texts_of(job.item.settings) for job in left)
-        maker = LocalMaker(networks, texts, f"rank {launch.rank}", team)
         try:
-            work_through(left, maker, member, should_stop)
+            backend.work(left, member, should_stop)
         except Interrupted:
             interrupted = True
+        except NobodyLeft as error:
+            logger.error("%s", error)
     results = [Result.of(job) for job in jobs]
     write_results(results, options.out / "results.csv")
     if leads:
@@ -69,13 +71,51 @@ def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool], team
     return 0 if all(result.status == "done" for result in results) else EXIT_FAILED
 
 
-def _on_own_device(options: argparse.Namespace, launch: Launch) -> argparse.Namespace:
-    """The options with the GPU of this rank, where torchrun started several on a machine."""
+class _OwnNetworks:
+    """The networks of this machine, loaded when the first video is begun."""
+
+    def __init__(self, options: argparse.Namespace, launch: Launch, team: Team | None) -> None:
+        self._task = f"rank {launch.rank}"
+        self._team = team
+        options.device = _own_device(options.device, launch)
+        self._networks = Networks(models_from(options), precision_from(options))
+
+    def check(self, settings: Settings) -> None:
+        texts_of(settings)  # some few texts cannot be cleaned
+
+    def identity(self) -> dict[str, str]:
+        precision = self._networks.precision
+        how = {"dtype": precision.dtype, "text dtype": precision.text_dtype, "tile": precision.tile}
+        return {name: str(value) for name, value in {**self._networks.fingerprints, **how}.items()}
+
+    def work(self, jobs: list[Job], member: Member, should_stop: Callable[[], bool]) -> None:
+        texts = chain.from_iterable(texts_of(job.item.settings) for job in jobs)
+        work_through(jobs, LocalMaker(self._networks, texts, self._task, self._team), member, should_stop)
+
+
+class _Servers:
+    """ComfyUI servers, which have networks of their own."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        require_aiohttp()
+        self._urls = options.server
+        self._workflows = Workflows(options.workflow)
+        self.check = self._workflows.check
+
+    def identity(self) -> dict[str, str]:
+        return {"workflow": self._workflows.identity}
+
+    def work(self, jobs: list[Job], member: Member, should_stop: Callable[[], bool]) -> None:
+        work_on_servers(self._urls, self._workflows, jobs, member, should_stop)
+
+
+def _own_device(device: str, launch: Launch) -> str:
+    """The GPU of this rank, where torchrun started several on a machine."""
     import torch
 
-    if launch.world_size > 1 and options.device in ("auto", "cuda") and torch.cuda.is_available():
-        options.device = f"cuda:{launch.local_rank % torch.cuda.device_count()}"
-    return options
+    if launch.world_size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
+        return f"cuda:{launch.local_rank % torch.cuda.device_count()}"
+    return device
 
 
 def _make_folder(out: Path) -> None:
@@ -102,8 +142,17 @@ def _check_all(jobs: list[Job], out: Path) -> None:
         )
 
 
-def _log_everything_to_files_only() -> None:
-    """Notes go to the log of each video (`work`); the terminal gets warnings and errors, as before."""
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(logging.WARNING)
-    logging.getLogger("pavdm").setLevel(logging.INFO)
+@contextmanager
+def _notes_for_the_logs() -> Iterator[None]:
+    """Lets notes through to the log of each video (`work`); the terminal gets warnings and errors only, as before."""
+    package, handlers = logging.getLogger("pavdm"), list(logging.getLogger().handlers)
+    levels = package.level, [handler.level for handler in handlers]
+    package.setLevel(logging.INFO)
+    for handler in handlers:
+        handler.setLevel(max(handler.level, logging.WARNING))
+    try:
+        yield
+    finally:
+        package.setLevel(levels[0])
+        for handler, level in zip(handlers, levels[1], strict=True):
+            handler.setLevel(level)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from pavdm.batch.clip_names import ClipName
 from pavdm.batch.prompt_list import Line, Problems, read_list
 from pavdm.clip import PIECE_FRAMES
-from pavdm.engine import texts_of
 from pavdm.errors import InputError
 from pavdm.options import add_clip_options, add_making_options, settings_from
 from pavdm.settings import Settings
@@ -43,8 +42,11 @@ class Item:
     settings: Settings
 
 
-def read_items(options: argparse.Namespace) -> list[Item]:
-    """Every video of the list that `pavdm batch` was given. Raises InputError that names each line it cannot use."""
+def read_items(options: argparse.Namespace, check: Callable[[Settings], None]) -> list[Item]:
+    """Every video of the list that `pavdm batch` was given. Raises InputError that names each line it cannot use.
+
+    check: raises InputError for settings that whoever makes the videos cannot follow.
+    """
     name = options.sample_name
     if not name or Path(name).name != name:
         raise InputError(f"--sample-name is the beginning of file names, not a path: got {name!r}")
@@ -54,6 +56,7 @@ def read_items(options: argparse.Namespace) -> list[Item]:
     for line in lines:
         try:
             settings = _settings(line, options)
+            check(settings)
         except InputError as error:
             problems.add(line.number, str(error))
             continue
@@ -117,7 +120,6 @@ def _settings(line: Line, options: argparse.Namespace) -> Settings:
     own = parser.parse_args(list(_arguments(given)), own)
     own.out, own.state, own.override_state, own.overwrite = Path("video.mp4"), None, False, True
     settings = settings_from(own)
-    texts_of(settings)  # some few texts cannot be cleaned
     named = None if own.clip is None else ClipName.parse(own.clip)
     if named is not None and named.num_frames < PIECE_FRAMES and not own.pad:
         raise InputError(

@@ -43,3 +43,6 @@ class LocalMaker:
             return bool(torch.ones(1, device=device).sum().item() == 1)
         except RuntimeError:
             return False
+
+    def is_alone(self) -> bool:
+        return True

@@ -7,6 +7,7 @@ been written for LEASE_SECONDS is that of a dead one. Ages are taken by the fold
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
@@ -45,7 +46,7 @@ class Launch:
         run = os.environ["TORCHELASTIC_RUN_ID"]
         if run == "none":  # torchrun's default says nothing: its own process tells launches apart
             run = f"{socket.gethostname()}-{os.getppid()}"
-        return cls(rank, local_rank, max(1, world_size), run)
+        return cls(rank, local_rank, max(1, world_size), hashlib.sha256(run.encode()).hexdigest()[:12])
 
 
 class Member:

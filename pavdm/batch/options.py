@@ -40,6 +40,21 @@ def add_batch(
     batch.add_argument(
         "--clips", type=Path, metavar="DIR", help="look for the clips here, too, by any part of their paths' ends"
     )
+    servers = batch.add_argument_group("ComfyUI servers, instead of networks in this process")
+    servers.add_argument(
+        "--server",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="URL",
+        help="hand the videos out to these servers, which have the nodes and the networks: http://127.0.0.1:8188 ...",
+    )
+    servers.add_argument(
+        "--workflow",
+        type=Path,
+        metavar="FILE",
+        help="in API format (default: those that come with the nodes); the settings go into its nodes by their class",
+    )
     add_making_options(batch, False)
     add_clip_options(batch)
     batch.set_defaults(command="batch")
@@ -60,7 +75,7 @@ def add_cut(commands: Any) -> None:
     cut.add_argument(
         "--frames", type=_at_least_one, default=17, metavar="N", help="of every clip (default 17, a piece of the VAE)"
     )
-    cut.add_argument("--size", default="240x424", metavar="HxW", help="height x width in pixels (default 240x424)")
+    cut.add_argument("--size", default="240x426", metavar="HxW", help="height x width in pixels (default 240x426)")
     cut.add_argument(
         "--fps",
         type=_rate,

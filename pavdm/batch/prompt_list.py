@@ -20,7 +20,7 @@ from pavdm.errors import InputError
 
 SEPARATOR = "||"
 _JSON_KEYS = {"reference_path": "clip", "mask_strategy": "mask_strategy"}
-_VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 NAMED = 20  # problems that an error spells out
 
 
@@ -94,7 +94,7 @@ def _parse(line: str) -> dict[str, str]:
             raise InputError(f"{SEPARATOR} stands {len(paths)} times in it; expected text_prompt||video_file_path.mp4")
         if paths and not paths[0].strip():
             raise InputError(f"no video file follows {SEPARATOR}; leave {SEPARATOR} out to make it from text alone")
-        if not paths and prompt.lower().endswith(_VIDEO_SUFFIXES):
+        if not paths and prompt.lower().endswith(VIDEO_SUFFIXES):
             raise InputError(f"it ends like the name of a video, but without {SEPARATOR} between prompt and file")
         options = {"prompt": prompt.strip(), **({"clip": paths[0].strip()} if paths else {})}
     if not options["prompt"]:

@@ -64,7 +64,7 @@ def write_results(results: Sequence[Result], path: Path) -> None:
 def table(results: Sequence[Result]) -> list[str]:
     """The lines of a table, and one that sums up."""
     shown = list(results) if len(results) <= MOST_ROWS else [r for r in results if r.status != "done"][:MOST_ROWS]
-    rows = [("video", "status", "frames", "seconds", "by", "prompt, or what went wrong")]
+    rows: list[tuple[str, ...]] = [("video", "status", "frames", "seconds", "by", "prompt, or what went wrong")]
     for result in shown:
         row = result.row()
         text = str(row["error"] or row["prompt"]).replace("\n", " ")

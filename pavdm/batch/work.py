@@ -6,7 +6,6 @@ import gc
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +23,8 @@ from pavdm.settings import Settings
 logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0  # between two looks at what the others have left
+GIVE_UP_SECONDS = 60.0  # with nobody left who could make a video
+MOST_LOSSES = 3  # of makers over one video: then it is to blame after all
 
 
 @dataclass(frozen=True)
@@ -35,19 +36,30 @@ class Job:
     made_from: dict[str, str]
 
 
+class Unavailable(Exception):
+    """Whoever makes the videos is gone; the video itself is not to blame, and is tried elsewhere."""
+
+
+class NobodyLeft(Exception):
+    """There are videos to make, and nobody who could."""
+
+
 class Maker(Protocol):
     """What makes videos: networks in this process, or a server elsewhere."""
 
     task: str  # how the others call it in what they show
 
     def prepare(self) -> None:
-        """Get ready, at the first video. What it raises is no fault of that video: it ends this process."""
+        """Get ready, at the first video. What it raises is no fault of that video, and ends this maker's work."""
 
     def make(self, settings: Settings, monitor: Monitor) -> Outcome:
-        """Make the video as `pavdm.engine.make_video` does."""
+        """Make the video as `pavdm.engine.make_video` does. Raises Unavailable if this maker is to blame."""
 
     def is_fit(self) -> bool:
-        """After a failure: whether the next video can succeed."""
+        """After a failure: whether the next video can succeed. Asked again and again until it can."""
+
+    def is_alone(self) -> bool:
+        """Whether none of the other makers of this process can make videos."""
 
 
 def work_through(jobs: Sequence[Job], maker: Maker, member: Member, should_stop: Callable[[], bool]) -> None:
@@ -56,32 +68,39 @@ def work_through(jobs: Sequence[Job], maker: Maker, member: Member, should_stop:
     Waiting for the others, too, has two reasons: what a dying process leaves is taken over, and torchrun ends all
     processes when one of them reports a failure.
 
-    Raises Interrupted when `should_stop` answered True; what `maker.prepare` raises; RuntimeError if the maker is unfit
-    for more and nobody else is left.
+    Raises Interrupted when `should_stop` answered True; what `maker.prepare` raises; NobodyLeft if the maker stays
+    unfit for GIVE_UP_SECONDS and there is nobody else.
     """
     waiting = list(jobs)
-    prepared, fit = False, True
+    prepared = False
+    unfit_since: float | None = None
     while waiting := [job for job in waiting if not job.work.is_settled(member.run)]:
+        if unfit_since is not None:
+            if maker.is_fit():
+                unfit_since = None
+            elif time.monotonic() - unfit_since > GIVE_UP_SECONDS and maker.is_alone() and not member.others():
+                raise NobodyLeft(f"{maker.task} cannot be used any more, and {len(waiting)} videos are not made")
         claimed = None
-        if fit:
+        if unfit_since is None:
             claims = ((job, job.work.claim(member, job.made_from)) for job in waiting)
             claimed = next(((job, claim) for job, claim in claims if claim is not None), None)
-        elif not member.others():
-            raise RuntimeError(f"{maker.task} cannot be used any more, and {len(waiting)} videos are not made")
         if claimed is None:
-            member.report(maker.task, doing="waiting for the others" if fit else "out of order")
+            member.report(maker.task, doing="waiting for the others" if unfit_since is None else "out of order")
             _sleep(WAIT_SECONDS, should_stop)
             continue
         job, claim = claimed
         try:
             if not prepared:
-                member.report(maker.task, doing="loading the networks", video=job.item.name)
+                member.report(maker.task, doing="getting ready", video=job.item.name)
                 maker.prepare()
                 prepared = True
             fit = _make(job, claim, maker, member, should_stop)
+        except Unavailable:
+            fit = False
         finally:
             claim.release()
             member.report(maker.task)
+        unfit_since = None if fit else time.monotonic()
 
 
 def _make(job: Job, claim: Claim, maker: Maker, member: Member, should_stop: Callable[[], bool]) -> bool:
@@ -121,9 +140,13 @@ def _make(job: Job, claim: Claim, maker: Maker, member: Member, should_stop: Cal
             if should_stop():
                 raise
             return True  # the claim is lost
+        except Unavailable as error:
+            logger.info("%s is gone: %s", maker.task, error)
+            if job.work.note_loss(claim, member.run) >= MOST_LOSSES:
+                job.work.fail({**record, "error": f"{MOST_LOSSES} times its maker was gone: {error}"})
+            return False
         except Exception as error:  # whatever one video runs into must not end the others
-            logger.error("%s failed: %s", job.item.name, error)
-            logger.info("%s", traceback.format_exc())
+            logger.info("failed", exc_info=True)
             if claim.holds:
                 reason = str(error) or type(error).__name__
                 job.work.fail({**record, "error": reason, "seconds": round(time.monotonic() - begun, 2)})

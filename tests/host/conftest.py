@@ -182,3 +182,18 @@ def by_class(graph: Graph, class_type: str) -> str:
 @pytest.fixture
 def find() -> Any:
     return by_class
+
+
+@pytest.fixture(scope="session")
+def schemas(server: Any, base: Path) -> dict[str, Any]:
+    """Of a server that also has the small model's files, random ones where the pack brings none."""
+    files = {"diffusion_models": "stdit", "vae": "vae", "text_encoders": "text-encoder"}
+    for folder, name in files.items():
+        shipped = ROOT / "pavdm" / "bundled" / folder / f"pavdm-tiny-{name}.safetensors"
+        if not shipped.exists():
+            shutil.copy(
+                base / "models" / folder / "tiny" / "model.safetensors", base / "models" / folder / shipped.name
+            )
+            for file in (base / "models" / folder / "tiny").glob("tokenizer*.json"):
+                shutil.copy(file, base / "models" / folder)
+    return server.get("/object_info")

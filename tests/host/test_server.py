@@ -34,6 +34,7 @@ NODES = {
     "PAVDM_SaveState",
     "PAVDM_LoadState",
     "PAVDM_DecodeToVideo",
+    "PAVDM_DemoClip",
 }
 
 

@@ -45,21 +45,21 @@ def by_torchrun(size: int, command: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(launch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-Start = Callable[[int, list[str]], list["subprocess.Popen[str]"]]
+Start = Callable[..., list["subprocess.Popen[str]"]]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """start(size, command) -> its processes, without torchrun, which would end all of them for the end of one."""
+    """start(size, command, teams) -> its processes, without torchrun, which would end all for the end of one."""
     started: list[subprocess.Popen[str]] = []
 
-    def run(size: int, command: list[str]) -> list[subprocess.Popen[str]]:
+    def run(size: int, command: list[str], teams: int = 1) -> list[subprocess.Popen[str]]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         launch = [sys.executable, "-m", "pavdm", *command, "--context-parallel", str(size)]
-        for rank in range(size):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+        for rank in range(size * teams):
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size * teams, "MASTER_PORT": port}
             environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", **{name: str(v) for name, v in place.items()}}
             started.append(
                 subprocess.Popen(launch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -138,6 +138,21 @@ def test_a_process_that_freezes_is_given_up(models: Path, tmp_path: Path, start:
     _, errors = processes[0].communicate(timeout=SECONDS)
     assert processes[0].returncode == 2
     assert "error: process 1 of 2 gave no sign of life for 20 s" in errors
+
+
+def test_teams_of_a_batch_make_what_one_process_makes(alone: Path, models: Path, tmp_path: Path, start: Start) -> None:
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    listed.write_text("a lake\na hill\n")
+    _, _, _, _, _, *options = arguments(models, out, *LENGTH)
+    processes = start(2, ["batch", str(listed), "--out", str(out), *options], teams=2)
+    ends = [(*process.communicate(timeout=SECONDS), process.returncode) for process in processes]
+    assert [status for _, _, status in ends] == [0] * 4, ends
+    assert {path.name for path in out.glob("*.mp4")} == {"sample_0000.mp4", "sample_0001.mp4"}
+    assert all(said == "" for said, _, _ in (ends[1], ends[3]))  # the followers
+    together = chunks(out / "work" / "sample_0000" / "state")
+    assert len(together) == 4
+    for shared, single in zip(together, chunks(alone), strict=True):
+        assert (shared - single).norm() / single.norm() < 1e-5
 
 
 def test_another_number_of_processes_is_refused_with_the_command_that_starts_it(

@@ -1,0 +1,173 @@
+"""The pack in ComfyUI's own page: a shipped workflow from the template browser, Run, and the video is there.
+
+Needs chromium with chromedriver, and the package selenium (pip install '.[browser]'); skipped where one is missing.
+PAVDM_SCREENSHOT=FILE.png keeps a picture of the end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.host
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SECONDS = 180
+SWITCHES = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1700,1000 --lang=en-US"
+)
+ERRORS = ("SEVERE",)
+
+
+def program(*names: str) -> str:
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"no {names[0]} on this machine: the page is not tried")
+    return found
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install '.[browser]'")
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = program("chromium", "chromium-browser", "google-chrome")
+    service = Service(program("chromedriver"))
+    for switch in (*SWITCHES.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(switch)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=service)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if found := condition():
+                return found
+        except Exception as error:  # the page is being built: elements come and go
+            last = error
+        else:
+            last = None
+        time.sleep(0.25)
+    raise AssertionError(f"not seen after {seconds:g} s: {what} ({last})")
+
+
+def click(browser: Any, xpath: str) -> None:
+    def try_it() -> bool:
+        elements = [element for element in browser.find_elements("xpath", xpath) if element.is_displayed()]
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", elements[-1])
+        elements[-1].click()
+        return True
+
+    until(try_it, xpath, 30)
+
+
+def open_template(browser: Any, server: Any, name: str) -> None:
+    """A fresh page with the workflow `name` of this pack, through the template browser."""
+    browser.get(server.url)
+    until(lambda: browser.execute_script("return !!(window.app && app.vueAppReady && app.graph)"), "the page")
+    time.sleep(2)  # a first visit opens the template browser by itself
+    browser.get_log("browser")  # what the page complains of before it was asked for anything of ours
+    if not browser.find_elements("css selector", "[role=dialog]"):
+        browser.execute_script("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    click(browser, "//*[@role='dialog']//*[normalize-space(.)='pavdm' and not(*)]")
+    click(browser, f"//*[@role='dialog']//*[normalize-space(.)='{name}' and not(*)]")
+    until(lambda: browser.execute_script("return app.graph.nodes.length") > 5, f"the nodes of {name}", 60)
+    until(lambda: not browser.find_elements("css selector", "[role=dialog]"), "no dialog over the graph", 30)
+
+
+def complaints(browser: Any) -> list[str]:
+    return [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ERRORS]
+
+
+NODES = """
+return app.graph.nodes.map(node => ({
+  type: node.type, missing: !!node.has_errors || !LiteGraph.registered_node_types[node.type],
+  box: [node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]],
+}))
+"""
+
+
+def overlapping(boxes: list[list[float]]) -> list[Any]:
+    return [
+        (a, b)
+        for index, a in enumerate(boxes)
+        for b in boxes[:index]
+        if a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+    ]
+
+
+def test_a_workflow_of_the_template_browser_runs_and_shows_its_video(
+    browser: Any,
+    server: Any,
+    schemas: Any,
+) -> None:
+    open_template(browser, server, "demo_extend_a_clip")
+    nodes = browser.execute_script(NODES)
+    assert not [node for node in nodes if node["missing"]]
+    assert not overlapping([node["box"] for node in nodes])
+    click(browser, "//button[normalize-space(.)='Run']")
+    until(
+        lambda: browser.execute_script(
+            "return app.graph.nodes.some(n => n.type == 'SaveVideo' && (n.imgs || n.videoContainer || n.widgets.some("
+            "w => w.name == 'video-preview' || w.element && w.element.querySelector('video'))))"
+        ),
+        "the video on the Save Video node",
+    )
+    video = until(
+        lambda: browser.execute_script(
+            "const v = [...document.querySelectorAll('video')].find(v => v.readyState > 1);"
+            "return v && [v.videoWidth, v.videoHeight, v.duration]"
+        ),
+        "a video that plays",
+        60,
+    )
+    assert video[:2] == [96, 64] and video[2] == pytest.approx((17 + 12 * 17) / 24, abs=0.1)
+    assert not complaints(browser)
+    if path := os.environ.get("PAVDM_SCREENSHOT"):
+        browser.execute_script("app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        time.sleep(3)
+        browser.save_screenshot(path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        prefix + name
+        for prefix in ("", "demo_")
+        for name in ("text_to_long_video", "prompt_travel", "resume_from_a_saved_state", "beside_the_baseline")
+    ],
+)
+def test_every_workflow_opens_whole_and_the_page_would_queue_what_the_converter_says(
+    browser: Any,
+    server: Any,
+    schemas: Any,
+    name: str,
+) -> None:
+    import json
+
+    from pavdm.comfyui.convert import to_api
+
+    open_template(browser, server, name)
+    nodes = browser.execute_script(NODES)
+    assert not [node for node in nodes if node["missing"]]
+    assert not overlapping([node["box"] for node in nodes])
+    queued = browser.execute_async_script("app.graphToPrompt().then(p => arguments[0](p.output))")
+    ours = to_api(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")), schemas)
+    assert {number: node["inputs"] for number, node in queued.items()} == {
+        number: node["inputs"] for number, node in ours.items()
+    }
+    assert not [text for text in complaints(browser) if ".safetensors" not in text]
