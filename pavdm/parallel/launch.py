@@ -32,6 +32,6 @@ def place(size: int, several: bool = False) -> int:
             f"{started} processes were started to make one video: add --context-parallel {started}, or start one"
         )
     raise InputError(
-        f"--context-parallel {size} needs {size} processes{', or a multiple,' if several else ''} and {started} "
+        f"--context-parallel {size} needs {size} processes{', or a multiple' if several else ''}, and {started} "
         f"{'was' if started == 1 else 'were'} started: start with torchrun --nproc-per-node {size} -m pavdm ..."
     )
