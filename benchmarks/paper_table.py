@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -83,11 +84,13 @@ def write_world(folder: Path, count: int, size: tuple[int, int], fps: float) -> 
     for number in range(count):
         scene, path = make_scene(HELD_OUT + number, size[1] / size[0]), clips / f"world_{number:04d}.mp4"
         if not path.exists():
-            with VideoWriter(path, size, fps, crf=8, overwrite=True) as writer:
+            own = clips / f".{os.getpid()}-{path.name}"  # the other processes of the run write the same clips
+            with VideoWriter(own, size, fps, crf=8, overwrite=True) as writer:
                 writer.write(draw(scene, CLIP_FRAMES, size, fps))
+            own.replace(path)
         lines.append(f"{scene.caption}||clips/{path.name}")
     listed = folder / "world.txt"
-    temporary = folder / ".world.txt.tmp"
+    temporary = folder / f".{os.getpid()}-world.txt"
     temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     temporary.replace(listed)
     return listed
