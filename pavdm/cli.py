@@ -9,13 +9,18 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdm.errors import InputError
 from pavdm.options import models_from, parser, precision_from, schedule_from, settings_from, size_from
+from pavdm.parallel.launch import is_leader, place
 
 if TYPE_CHECKING:
+    from pavdm.networks import Networks
+    from pavdm.parallel.team import Team
     from pavdm.settings import Settings
 
 EXIT_FAILED = 1
@@ -32,23 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workflow failed on its server.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    options = parser().parse_args(arguments)
+    with _silent_unless_leader():  # what is wrong with the arguments is wrong in all processes
+        options = parser().parse_args(arguments)
+    speaks = is_leader() or getattr(options, "context_parallel", 1) == 1
     try:
         status = _COMMANDS[options.command](options)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        if speaks:
+            print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of a pipe, such as head, has gone; only the printing commands get here
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        if speaks:
+            print(f"error: {error}", file=sys.stderr)
         return EXIT_INPUT
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        print(f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
+        if speaks:
+            print(f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return EXIT_INPUT
     return status
 
@@ -60,18 +70,63 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
-def _run_video(options: argparse.Namespace) -> int:
-    settings, files, precision = settings_from(options), models_from(options), precision_from(options)
+@contextmanager
+def _silent_unless_leader() -> Iterator[None]:
+    with ExitStack() as stack:
+        if not is_leader():
+            nowhere = stack.enter_context(Path(os.devnull).open("w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        yield
 
+
+def _run_video(options: argparse.Namespace) -> int:
+    if options.context_parallel == 1:
+        place(1)
+        return _make_video(options, None)
+    return _together(options, partial(_make_video, options))
+
+
+def _networks(options: argparse.Namespace) -> Networks:
+    from pavdm.networks import Networks
+
+    return Networks(models_from(options), precision_from(options))
+
+
+def _together(options: argparse.Namespace, work: Callable[[Team], int], several: bool = False) -> int:
+    """Do `work` in the leader of a team, and what it asks for in the other processes (`pavdm.parallel`)."""
+    from pavdm.engine import load_velocity
+    from pavdm.parallel.team import Team, own_device
+    from pavdm.parallel.velocity import follow
+
+    def give_up(reason: str) -> None:
+        if team.leads:
+            print(f"\nerror: {reason}", file=sys.stderr, flush=True)
+        os._exit(EXIT_INPUT)  # the main thread waits for a process that does not answer
+
+    team = Team(options.context_parallel, options.lost_after, give_up, several)
+    with team:
+        options.device = own_device(options.device)
+        networks = _networks(options)
+        team.connect(networks.precision.device, guided=options.guidance != 1)
+        if team.leads:
+            return work(team)
+        with _asked_to_stop(said=False) as should_stop:
+            follow(team, partial(load_velocity, networks), should_stop)
+    return 0
+
+
+def _make_video(options: argparse.Namespace, team: Team | None) -> int:
     from pavdm.chunks import Monitor
     from pavdm.engine import make_video
-    from pavdm.networks import Networks
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
 
+    settings, networks = settings_from(options), _networks(options)
     with ProgressBar(settings.fps, settings.chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
+        monitor = Monitor(bar.stage, bar.progress, _or_of_team(should_stop, team))
         try:
-            outcome = make_video(settings, Networks(files, precision), Monitor(bar.stage, bar.progress, should_stop))
+            outcome = make_video(settings, networks, monitor, team)
         except Interrupted:
             bar.close()
             print(f"interrupted; {_what_is_left(settings)}", file=sys.stderr)
@@ -96,11 +151,16 @@ def _what_is_left(settings: Settings) -> str:
     return f"{kept}The same command goes on from {settings.state_directory}"
 
 
+def _or_of_team(should_stop: Callable[[], bool], team: Team | None) -> Callable[[], bool]:
+    return should_stop if team is None else lambda: should_stop() or team.stop_requested
+
+
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+def _asked_to_stop(said: bool = True) -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once.
 
     Within a second it counts as the same: torchrun passes on the Ctrl-C that its processes get from the terminal, too.
+    said: whether to tell the user.
     """
     asked: float | None = None
 
@@ -111,7 +171,8 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
                 return
             raise KeyboardInterrupt
         asked = time.monotonic()
-        print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
+        if said:
+            print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -124,8 +185,15 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 def _run_batch(options: argparse.Namespace) -> int:
     from pavdm.batch.command import run_batch
 
-    with _asked_to_stop() as should_stop:
-        return run_batch(options, should_stop)
+    def work(team: Team | None) -> int:
+        with _asked_to_stop() as should_stop:
+            return run_batch(options, _or_of_team(should_stop, team), team)
+
+    if options.context_parallel == 1:
+        return work(None)
+    if options.server:
+        raise InputError("--context-parallel is about processes here, and --server about others: give one of them")
+    return _together(options, work, several=True)
 
 
 def _run_cut(options: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -25,11 +26,13 @@ from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, ClipSource, Conditioning, re
 from pavdm.errors import InputError
 from pavdm.models.vae import VideoVAE
 from pavdm.networks import Networks
-from pavdm.plan import plan_output
+from pavdm.parallel.team import Team
+from pavdm.parallel.velocity import VelocitySettings, check_model, lead
+from pavdm.plan import Plan, plan_output
 from pavdm.prompts import PromptSchedule
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
-from pavdm.sampling.progressive import Interrupted, posterior_noise
+from pavdm.sampling.progressive import Interrupted, Velocity, posterior_noise
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import WindowState, with_total
 from pavdm.settings import LoopSettings, Settings
@@ -49,8 +52,9 @@ class Outcome:
     fps: float
 
 
-def make_video(settings: Settings, networks: Networks, monitor: Monitor) -> Outcome:
+def make_video(settings: Settings, networks: Networks, monitor: Monitor, team: Team | None = None) -> Outcome:
     """Make the video that `settings` asks for. `networks` are loaded as they are needed, and stay for the next video.
+    team: processes to share the model calls with, of which this one is the leader.
 
     Raises InputError for anything a person can mend, before the output is touched where possible; Interrupted when
     `monitor.should_stop` answered True: then the state directory, if any, holds the point to go on from, and the
@@ -79,7 +83,7 @@ def make_video(settings: Settings, networks: Networks, monitor: Monitor) -> Outc
             monitor, f"going on from {settings.state_directory}: {num_done} of {plan.num_chunks} chunks are finished"
         )
 
-    velocity = _velocity(settings, networks, _all_texts(state), monitor)
+    velocity = _velocity(settings, networks, _all_texts(state), monitor, team)
     run = Run(state, velocity, directory, plan.num_chunks, device, monitor)
     sampled = progressive_chunks(run) if loop is None else replacement_chunks(run, loop, latents, settings.loop.rules)
     done = (directory.load_chunk(i, size) for i in range(num_done)) if directory else iter(())
@@ -261,13 +265,24 @@ def _all_texts(state: WindowState) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def _velocity(settings: Settings, networks: Networks, texts: list[str], monitor: Monitor) -> GuidedVelocity:
+def _velocity(
+    settings: Settings, networks: Networks, texts: list[str], monitor: Monitor, team: Team | None
+) -> Velocity:
     _begin(monitor, "encoding the prompt")
     embeddings = networks.embeddings(texts)
     _begin(monitor, "loading the STDiT3")
+    asked = VelocitySettings(settings.guidance_scale, settings.size, settings.fps, networks.fingerprints["model"])
+    load = partial(load_velocity, networks)
+    return load(embeddings, asked) if team is None else lead(team, load, embeddings, asked)
+
+
+def load_velocity(networks: Networks, embeddings: Mapping[str, Tensor], settings: VelocitySettings) -> GuidedVelocity:
+    """The STDiT3 under guidance, ready for these texts. Raises InputError for another network than `settings` names."""
+    check_model(settings, networks.fingerprints["model"])
+    device = networks.precision.device
     return GuidedVelocity(
         networks.stdit,
-        embeddings,
+        {text: embedding.to(device) for text, embedding in embeddings.items()},
         guidance_scale=settings.guidance_scale,
         size=settings.size,
         fps=settings.fps,
@@ -280,7 +295,7 @@ def _to_frames(pixels: Tensor) -> NDArray[np.uint8]:
     return scaled.permute(1, 2, 3, 0).cpu().numpy()
 
 
-def _record(settings: Settings, state: WindowState, plan: _Plan) -> dict[str, Any]:
+def _record(settings: Settings, state: WindowState, plan: Plan) -> dict[str, Any]:
     """What the video file says about itself.
 
     clip_frames: its first frames, which show the clip. chunk_frames: of each chunk after them; of the VAE's pieces,
@@ -292,7 +307,7 @@ def _record(settings: Settings, state: WindowState, plan: _Plan) -> dict[str, An
         "prompt": str(settings.prompt),
         "seed": settings.seed,
         "clip_frames": plan.clip_frames + plan.decoded_frames - plan.new_frames,
-        "chunk_frames": _in_whole_pieces(state.schedule.chunk_latents) if whole_pieces else PIECE_FRAMES,
+        "chunk_frames": state.schedule.chunk_latents // PIECE_LATENTS * PIECE_FRAMES if whole_pieces else PIECE_FRAMES,
         "window_chunks": state.schedule.window_chunks,
         "chunk_latents": state.schedule.chunk_latents,
         "steps": state.schedule.steps,

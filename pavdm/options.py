@@ -79,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
     new_model.add_argument("--seed", type=int, default=0)
     new_model.set_defaults(command="new_model")
 
+    add_batch(commands, _add_batch_options, add_clip_options)
+    add_cut(commands)
+
     evaluate = commands.add_parser(
         "eval",
         help="measure seams, drift and motion of videos, and write a report",
@@ -88,8 +91,6 @@ def parser() -> argparse.ArgumentParser:
     )
     add_evaluation_options(evaluate)
     evaluate.set_defaults(command="eval")
-    add_batch(commands, add_making_options, add_clip_options)
-    add_cut(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)
@@ -149,6 +150,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--override-state", action="store_true", help="go on from a state that was made with other settings"
     )
+    _add_context_options(run)
 
 
 def add_making_options(parser: argparse.ArgumentParser, length_required: bool) -> argparse._ArgumentGroup:
@@ -224,6 +226,29 @@ def add_making_options(parser: argparse.ArgumentParser, length_required: bool) -
         "--tile", type=int, metavar="N", help="let the VAE work in tiles of N x N latent pixels, to save memory"
     )
     run.add_argument("--quiet", action="store_true", help="no progress, only the result and errors")
+    return run
+
+
+def _add_context_options(run: argparse._ArgumentGroup) -> None:
+    run.add_argument(
+        "--context-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="one video over N processes, as a rule one for each GPU: torchrun --nproc-per-node N -m pavdm ...",
+    )
+    run.add_argument(
+        "--lost-after",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="with --context-parallel: take a process that gives no sign of life for S seconds for lost (default 120)",
+    )
+
+
+def _add_batch_options(parser: argparse.ArgumentParser, length_required: bool) -> argparse._ArgumentGroup:
+    run = add_making_options(parser, length_required)
+    _add_context_options(run)
     return run
 
 

@@ -23,6 +23,7 @@ from pavdm.engine import texts_of
 from pavdm.errors import InputError
 from pavdm.networks import Networks
 from pavdm.options import models_from, precision_from
+from pavdm.parallel.team import Team
 from pavdm.sampling.progressive import Interrupted
 from pavdm.settings import Settings
 
@@ -32,10 +33,13 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 
-def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool]) -> int:
-    """The exit status: 0 all are made, 1 some failed, 130 interrupted. Raises InputError before anything is begun."""
+def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool], team: Team | None = None) -> int:
+    """The exit status: 0 all are made, 1 some failed, 130 interrupted. Raises InputError before anything is begun.
+
+    team: processes that share the model calls of every video that this one makes.
+    """
     launch = Launch.from_environment()
-    backend = _Servers(options) if options.server else _OwnNetworks(options, launch)
+    backend = _Servers(options) if options.server else _OwnNetworks(options, launch, team)
     items = read_items(options, backend.check)
     made_by = backend.identity()
     jobs = [Job(item, Work(options.out, item.name), {**described(item.settings), **made_by}) for item in items]
@@ -70,8 +74,9 @@ def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool]) -> i
 class _OwnNetworks:
     """The networks of this machine, loaded when the first video is begun."""
 
-    def __init__(self, options: argparse.Namespace, launch: Launch) -> None:
+    def __init__(self, options: argparse.Namespace, launch: Launch, team: Team | None) -> None:
         self._task = f"rank {launch.rank}"
+        self._team = team
         options.device = _own_device(options.device, launch)
         self._networks = Networks(models_from(options), precision_from(options))
 
@@ -85,7 +90,7 @@ class _OwnNetworks:
 
     def work(self, jobs: list[Job], member: Member, should_stop: Callable[[], bool]) -> None:
         texts = chain.from_iterable(texts_of(job.item.settings) for job in jobs)
-        work_through(jobs, LocalMaker(self._networks, texts, self._task), member, should_stop)
+        work_through(jobs, LocalMaker(self._networks, texts, self._task, self._team), member, should_stop)
 
 
 class _Servers:

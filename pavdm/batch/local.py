@@ -9,15 +9,20 @@ import torch
 from pavdm.chunks import Monitor
 from pavdm.engine import Outcome, make_video
 from pavdm.networks import Networks
+from pavdm.parallel.team import Team
 from pavdm.settings import Settings
 
 
 class LocalMaker:
-    """A `work.Maker`. texts: all that the videos will read, encoded before the other networks take up memory."""
+    """A `work.Maker`. texts: all that the videos will read, encoded before the other networks take up memory.
 
-    def __init__(self, networks: Networks, texts: Iterable[str], task: str) -> None:
+    team: processes that share the model calls of every video; this one is their leader.
+    """
+
+    def __init__(self, networks: Networks, texts: Iterable[str], task: str, team: Team | None = None) -> None:
         self.networks = networks
         self.task = task
+        self._team = team
         self._texts = list(texts)
 
     def prepare(self) -> None:
@@ -25,10 +30,12 @@ class LocalMaker:
         _ = self.networks.vae, self.networks.stdit
 
     def make(self, settings: Settings, monitor: Monitor) -> Outcome:
-        return make_video(settings, self.networks, monitor)
+        return make_video(settings, self.networks, monitor, self._team)
 
     def is_fit(self) -> bool:
-        """After an error in one of its kernels, a GPU refuses everything else that its process asks of it."""
+        """After an error in one of its kernels, a GPU refuses everything else; a team that lost a process is none."""
+        if self._team is not None and not self._team.in_order:
+            return False
         device = self.networks.precision.device
         try:
             if device.type == "cuda":

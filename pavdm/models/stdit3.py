@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from pavdm.errors import InputError
 from pavdm.models.attention import Attention, sdpa
 from pavdm.models.embeddings import Positions, rotations, spatial_sinusoid
+from pavdm.models.sharing import TokenSharing, Unshared
 from pavdm.models.stdit3_blocks import (
     Block,
     FinalLayer,
@@ -61,6 +62,7 @@ class STDiT3(nn.Module):
     compute_dtype: dtype of the activations. None means that of the raw parameters, which `.to()` converts with
     the rest; a host whose layers cast their weights at use sets it.
     slice_bytes: bound of a layer's temporaries without autograd, in bytes. None chooses by the device.
+    sharing: which of the window's tokens are this process's, where several evaluate it together; they set it.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class STDiT3(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.slice_bytes: int | None = None
+        self.sharing: TokenSharing = Unshared()
         channels = config.hidden_size
         made_by = (operations, device, dtype)
         self.x_embedder = PatchEmbedder(config, *made_by)
@@ -185,16 +188,28 @@ class STDiT3(nn.Module):
         temporal = positions.temporal
         if len(temporal) < length:
             temporal = rotations(length, self.config.head_dim, device)
-        runs = text_runs(texts, [context.num_tokens for context in contexts])
-        x = self._embed(latents.to(dtype), positions.spatial, bound)
+        num_tokens = [context.num_tokens for context in contexts]
+        mine, num_positions = self.sharing.frames(length), len(positions.spatial)
+        # what a spatial and what a temporal block sees of the frames: their timesteps and their texts
+        seen = (
+            (rows[0][:, mine], text_runs(texts[:, mine], num_tokens)),
+            (rows[0], text_runs(texts, num_tokens)),
+        )
+        x = self._embed(latents[:, :, mine].to(dtype), positions.spatial, bound)
         for index, block in enumerate(self.blocks()):
+            if index % 2:
+                x = self.sharing.to_positions(x, length)
+            elif index:
+                x = self.sharing.to_frames(x, num_positions)
             rotation = temporal[:length] if index % 2 else None
+            frames, runs = seen[index % 2]
             keys = [torch.stack([contexts[i].keys[index] for i in run.texts]) for run in runs]
             values = [torch.stack([contexts[i].values[index] for i in run.texts]) for run in runs]
             text = list(zip(runs, keys, values, strict=True))
-            x = block(x, modulation, rows[0], text, rotation, bound)
+            x = block(x, modulation, frames, text, rotation, bound)
         held = None if frame_mask is None else (frame_mask.to(device), rows[0])
         patches = self.final_layer(x, embedding, rows[-1], held, bound)
+        patches = self.sharing.all_positions(patches, num_positions)
         return self._unpatchify(patches, height, width).float()
 
     def _embed(self, latents: Tensor, positions: Tensor, slice_bytes: int | None) -> Tensor:
@@ -203,7 +218,7 @@ class STDiT3(nn.Module):
         latents = F.pad(latents, (0, -latents.shape[4] % patch_width, 0, -latents.shape[3] % patch_height))
         batch, _, length = latents.shape[:3]
         x = latents.new_empty(batch, length, *positions.shape)
-        for part in slices(length, x[:, 0].nbytes, slice_bytes):
+        for part in slices(x, 1, slice_bytes):
             x[:, part] = self.x_embedder(latents[:, :, part]) + positions  # the sum is fp32
         return x
 

@@ -42,9 +42,12 @@ class TextRun:
 def text_runs(texts: Tensor, num_tokens: Sequence[int]) -> list[TextRun]:
     """Cut texts (B, T), an index per frame, into the fewest batched cross-attentions that need no mask.
 
-    num_tokens[i]: tokens of text i. One text per item and equal counts, the usual case, give a single run.
+    num_tokens[i]: tokens of text i. One text per item and equal counts, the usual case, give a single run; no
+    frames give none.
     """
     batch, length = texts.shape
+    if not length:
+        return []
     rows: list[list[int]] = texts.tolist()
     columns = list(zip(*rows, strict=True))
     starts = [0] + [frame for frame in range(1, length) if columns[frame] != columns[frame - 1]]
@@ -58,12 +61,15 @@ def text_runs(texts: Tensor, num_tokens: Sequence[int]) -> list[TextRun]:
     return runs
 
 
-def slices(count: int, unit_bytes: int, slice_bytes: int | None, width: int = WIDTH) -> Iterator[slice]:
-    """Cut `count` frames or columns into slices whose temporaries take at most `slice_bytes` (None: one slice).
+def slices(x: Tensor, dim: int, slice_bytes: int | None, width: int = WIDTH) -> Iterator[slice]:
+    """Cut x along `dim` into slices whose temporaries take at most `slice_bytes` (None: one slice).
 
-    unit_bytes: the tokens of one frame or column. width: temporaries as a multiple of the tokens.
+    width: temporaries as a multiple of the tokens x. Nothing comes of an empty x.
     """
-    step = count if slice_bytes is None else min(count, max(1, slice_bytes // (width * unit_bytes)))
+    if not x.numel():
+        return
+    count = x.shape[dim]
+    step = count if slice_bytes is None else max(1, slice_bytes // (width * x.nbytes // count))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 
@@ -82,7 +88,7 @@ def add_branch(
     """
     shift, scale, gate = modulation
     out = x.clone() if slice_bytes is None else x
-    for part in slices(x.shape[1], x[:, 0].nbytes, slice_bytes):
+    for part in slices(x, 1, slice_bytes):
         h = torch.addcmul(shift[:, part], norm(x[:, part]), scale[:, part])
         out[:, part].addcmul_(branch(h), gate[:, part])
     return out
@@ -225,7 +231,7 @@ class Block(nn.Module):
         for run, keys, values in text:
             items = slice(run.first, run.last)
             frames, target = x[items, run.start : run.stop], out[items, run.start : run.stop]
-            for part in slices(frames.shape[1], frames[:, 0].nbytes, slice_bytes, CROSS_WIDTH):
+            for part in slices(frames, 1, slice_bytes, CROSS_WIDTH):
                 target[:, part].add_(self.cross_attn(frames[:, part], keys, values))
         return out
 
@@ -258,7 +264,7 @@ class FinalLayer(nn.Module):
         table[:, 1] += 1
         tokens = x.flatten(0, 1)  # (B * T, S, C)
         out = x.new_empty(*tokens.shape[:2], self.patch_values)
-        for part in slices(len(tokens), tokens[0].nbytes, slice_bytes):
+        for part in slices(tokens, 0, slice_bytes):
             h = self._modulate(tokens[part], table, frames.flatten()[part])
             if held is not None:
                 mask, clean_frames = held[0].flatten()[part], held[1].flatten()[part]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,8 @@ from pavdm.errors import InputError
 from pavdm.models.embeddings import Positions
 from pavdm.models.stdit3 import STDiT3, TextContext
 from pavdm.sampling.state import Texts
+
+CONDITIONAL, UNCONDITIONAL = 0, 1  # the halves of the guidance pair
 
 
 class GuidedVelocity:
@@ -51,23 +53,43 @@ class GuidedVelocity:
         self._contexts += self.network.project_text([embedding])
         return len(self._contexts) - 1
 
-    @torch.inference_mode()
+    @property
+    def device(self) -> torch.device:
+        return self._contexts[0].keys[0].device
+
+    @property
+    def halves(self) -> tuple[int, ...]:
+        """What one velocity needs: CONDITIONAL and, but for a scale of 1, UNCONDITIONAL."""
+        return (CONDITIONAL,) if self.guidance_scale == 1 else (CONDITIONAL, UNCONDITIONAL)
+
     def __call__(self, latents: Tensor, timesteps: Tensor, texts: Texts, frame_mask: Tensor | None = None) -> Tensor:
+        predicted = self.predict(latents, timesteps, texts, frame_mask, self.halves)
+        return predicted if self.guidance_scale == 1 else self.combine(*predicted.chunk(2))
+
+    def combine(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        return unconditional + self.guidance_scale * (conditional - unconditional)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        texts: Texts,
+        frame_mask: Tensor | None,
+        halves: Sequence[int],
+    ) -> Tensor:
+        """The network's own predictions for these halves, in one batch: (len(halves) * B, C, T, H, W)."""
         missing = {text for row in texts for text in row} - self._index.keys()
         if missing:
             raise InputError(f"no embedding was prepared for the text {sorted(missing)[0]!r}")
-        index = torch.tensor([[self._index[text] for text in row] for row in texts])  # (B, T, 2)
-        index = index.permute(2, 0, 1)
-        if self.guidance_scale == 1:
-            return self._forward(latents, timesteps, index[0], frame_mask)
-        both = self._forward(
-            torch.cat([latents, latents]),
-            torch.cat([timesteps, timesteps]),
-            index.reshape(-1, index.shape[2]),
-            None if frame_mask is None else torch.cat([frame_mask, frame_mask]),
+        index = torch.tensor([[[self._index[text][half] for text in row] for row in texts] for half in halves])
+        times = len(halves)
+        return self._forward(
+            torch.cat([latents] * times),
+            torch.cat([timesteps] * times),
+            index.flatten(0, 1),  # (halves * B, T)
+            None if frame_mask is None else torch.cat([frame_mask] * times),
         )
-        conditional, unconditional = both.chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _forward(self, latents: Tensor, timesteps: Tensor, texts: Tensor, frame_mask: Tensor | None) -> Tensor:
         if self._positions is None:

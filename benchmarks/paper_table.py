@@ -1,0 +1,396 @@
+"""PA-VDM against the replacement loop and against its own ablations, at equal network evaluations: one table.
+
+    python benchmarks/paper_table.py --models DIR --out DIR --results docs/results.md
+
+makes the videos of 40 clips of the procedural world that no training has seen, with every method, 60 s each, measures
+them and writes the table. For other networks give clips of their own in the published list's format:
+
+    torchrun --nproc-per-node 8 benchmarks/paper_table.py --models DIR --list all_prompts.txt --clips DIR --out DIR ...
+
+Killed or stopped, the same command goes on: finished videos and measurements are kept, and any number of processes may
+share the folder (`pavdm.batch`). `--pairs 4 --seconds 10` makes less of it; more of the same can follow later.
+
+Methods and costs: `paper_methods`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from paper_methods import OURS, arms, evaluations
+
+from pavdm.batch.claims import Work
+from pavdm.batch.items import Item, described, read_items
+from pavdm.batch.local import LocalMaker
+from pavdm.batch.member import Launch, Member, write_json
+from pavdm.batch.show import Display
+from pavdm.batch.work import Job, work_through
+from pavdm.chunks import Monitor
+from pavdm.clip import PIECE_FRAMES
+from pavdm.engine import Outcome, texts_of
+from pavdm.errors import InputError
+from pavdm.evaluation import measure
+from pavdm.evaluation.comparison import Estimate, mean_interval
+from pavdm.networks import Networks
+from pavdm.options import add_clip_options, add_making_options, models_from, precision_from
+from pavdm.settings import Settings
+from pavdm.training.world import draw, make_scene
+from pavdm.training.world_measure import visible_colours
+from pavdm.video_reader import read_frames
+from pavdm.video_writer import VideoWriter
+
+HELD_OUT = 1_000_000_000  # the first seed of scenes that training leaves alone
+CLIP_FRAMES = 119  # 35 latents: what the fixed window needs, all methods get
+END_SHARE = 0.15  # of the new video, as for the drifts
+TRUTH = "the world itself"
+_UNSET = object()
+FEWEST_PAIRS = 8  # a bootstrap of fewer says nothing
+
+# (key of the summary, heading, digits); `registry.find` has the definitions.
+COLUMNS = (
+    ("scenes", "Scenes v", 2),
+    ("moving", "Dynamic ^", 2),
+    ("motion_kept", "Motion kept ~1", 2),
+    ("warp_error.mean", "Warp error v", 2),
+    ("seam_ratio", "Seam ratio ~1", 2),
+    ("luma.drift", "Luma drift v", 1),
+    ("saturation.drift", "Saturation drift v", 3),
+    ("sharpness.weighted_error", "Sharpness error v", 1),
+    ("repetition", "Repetition v", 3),
+    ("colours_right", "Colours right ^", 2),
+)
+# Columns of the paper's table 1 that need networks or data from elsewhere.
+NOT_HERE = "subject and background consistency, motion smoothness, aesthetic and imaging quality (VBench), FVD"
+
+
+def write_world(folder: Path, count: int, size: tuple[int, int], fps: float) -> Path:
+    """Clips of the first `count` held-out scenes and the list that names them; what is there already is kept."""
+    clips = folder / "clips"
+    clips.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number in range(count):
+        scene, path = make_scene(HELD_OUT + number, size[1] / size[0]), clips / f"world_{number:04d}.mp4"
+        if not path.exists():
+            own = clips / f".{os.getpid()}-{path.name}"  # the other processes of the run write the same clips
+            with VideoWriter(own, size, fps, crf=8, overwrite=True) as writer:
+                writer.write(draw(scene, CLIP_FRAMES, size, fps))
+            own.replace(path)
+        lines.append(f"{scene.caption}||clips/{path.name}")
+    listed = folder / "world.txt"
+    temporary = folder / f".{os.getpid()}-world.txt"
+    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    temporary.replace(listed)
+    return listed
+
+
+def world_frames(number: int, settings: Settings) -> Iterator[np.ndarray]:
+    """The scene's own clip and continuation, frame by frame: what a perfect video would show."""
+    size, fps = settings.size, settings.fps
+    scene = make_scene(HELD_OUT + number, size[1] / size[0])
+    count = CLIP_FRAMES + round((settings.seconds or 0) * fps)
+    for first in range(0, count, PIECE_FRAMES):
+        yield from draw(scene, min(PIECE_FRAMES, count - first), size, fps, first)
+
+
+def colours_right(frames: Iterator[np.ndarray], number: int, settings: Settings) -> float:
+    """Share of the last 15 % of frames whose shapes have exactly the colours of the scene's: none lost, none new."""
+    scene = make_scene(HELD_OUT + number, settings.size[1] / settings.size[0])
+    wanted = {body.colour for body in scene.bodies}
+    new = round((settings.seconds or 0) * settings.fps)
+    first = CLIP_FRAMES + new - max(1, round(END_SHARE * new))
+    seen = visible_colours(np.stack(list(islice(frames, first, None))))
+    return sum(set(colours) == wanted for colours in seen) / len(seen)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The folder of a table, and which videos belong to it."""
+
+    folder: Path
+    jobs: dict[str, list[Job]]  # by method, in the order of the pairs
+    of_world: bool
+
+    @property
+    def all_jobs(self) -> list[Job]:
+        return list(chain.from_iterable(zip(*self.jobs.values(), strict=True)))  # pair by pair
+
+    def measured(self, name: str, take: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
+        """The measurements of a video by its name, taken now if there are none."""
+        path = self.folder / "measures" / f"{name}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, take())
+        found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def of_video(self, job: Job, path: Path) -> dict[str, float | None]:
+        settings, number = job.item.settings, job.item.line - 1
+
+        def take() -> dict[str, float | None]:
+            summary = _with_moving(measure(path).summary)
+            if self.of_world:
+                summary["colours_right"] = colours_right(read_frames(path), number, settings)
+            return summary
+
+        return self.measured(job.item.name, take)
+
+    def of_truth(self, job: Job) -> dict[str, float | None]:
+        settings, number = job.item.settings, job.item.line - 1
+
+        def take() -> dict[str, float | None]:
+            frames = world_frames(number, settings)
+            taken = measure(frames, fps=settings.fps, chunk_frames=PIECE_FRAMES, clip_frames=CLIP_FRAMES)
+            right = colours_right(world_frames(number, settings), number, settings)
+            return {**_with_moving(taken.summary), "colours_right": right}
+
+        height, width = settings.size
+        return self.measured(f"world_{number:04d}_{height}x{width}_{settings.seconds:g}s_{settings.fps:g}fps", take)
+
+
+def _with_moving(summary: dict[str, float | None]) -> dict[str, float | None]:
+    static = summary["static_share"]
+    return {**summary, "moving": None if static is None else 1 - static}
+
+
+class MeasuringMaker(LocalMaker):
+    """Measures each video in the process that made it."""
+
+    def __init__(self, networks: Networks, texts: Sequence[str], task: str, bench: Bench) -> None:
+        super().__init__(networks, texts, task)
+        self._bench = bench
+        self._jobs = {job.work.folder: job for job in bench.all_jobs}
+
+    def make(self, settings: Settings, monitor: Monitor) -> Outcome:
+        outcome = super().make(settings, monitor)
+        monitor.stage("measuring")
+        self._bench.of_video(self._jobs[settings.out.parent], outcome.path)
+        return outcome
+
+
+def table(bench: Bench, costs: dict[str, tuple[int, int]]) -> list[str]:
+    """The Markdown table of all pairs that every method has finished. Raises InputError if there are none."""
+    complete = [
+        number
+        for number, jobs in enumerate(zip(*bench.jobs.values(), strict=True))
+        if all(job.work.finished() for job in jobs)
+    ]
+    if not complete:
+        raise InputError("no pair is finished with every method: run the same command again")
+    rows = {
+        name: [bench.of_video(jobs[number], jobs[number].work.video) for number in complete]
+        for name, jobs in bench.jobs.items()
+    }
+    if bench.of_world:
+        rows[TRUTH] = [bench.of_truth(bench.jobs[OURS][number]) for number in complete]
+    columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in chain(*rows.values()))]
+    lines = [
+        f"{len(complete)} pairs; means with 95 % bootstrap intervals. * (from {FEWEST_PAIRS} pairs on) differs from "
+        f"{OURS} on the same pairs: the interval of the paired difference leaves out 0. Of a table of such comparisons "
+        "one in twenty would do so by chance.",
+        "",
+        "| | Steps | Calls | Latents | " + " | ".join(heading for _, heading, _ in columns) + " |",
+        "|---|---|---|---|" + "---|" * len(columns),
+    ]
+    for name, own in rows.items():
+        spent = ["", "", ""]
+        if name in costs:
+            steps = bench.jobs[name][0].item.settings.schedule.steps
+            spent = [str(steps), *(f"{number:,}" for number in costs[name])]
+        cells = [_cell(own, rows[OURS], key, digits) for key, _, digits in columns]
+        lines.append(f"| {name} | " + " | ".join([*spent, *cells]) + " |")
+    return lines
+
+
+def _cell(
+    own: Sequence[dict[str, float | None]], ours: Sequence[dict[str, float | None]], key: str, digits: int
+) -> str:
+    found = mean_interval([value for row in own if (value := row.get(key)) is not None])
+    if not found.count:
+        return "-"
+    pairs = [(a.get(key), b.get(key)) for a, b in zip(own, ours, strict=True)]
+    difference = mean_interval([a - b for a, b in pairs if a is not None and b is not None])
+    return _text(found, digits) + ("*" if _leaves_out_zero(difference) else "")
+
+
+def _text(estimate: Estimate, digits: int) -> str:
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.mean:.{digits}f}"
+    return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def _leaves_out_zero(difference: Estimate) -> bool:
+    if difference.low is None or difference.high is None or difference.count < FEWEST_PAIRS:
+        return False
+    return difference.low > 0 or difference.high < 0
+
+
+def report(lines: Sequence[str], networks: Networks, settings: Settings, label: str) -> str:
+    """The section of docs/results.md: how it was made, and the table."""
+    config, count = networks.stdit.config, sum(p.numel() for p in networks.stdit.parameters())
+    device = networks.precision.device
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+    height, width = settings.size
+    return "\n".join(
+        [
+            f"## {label}",
+            "",
+            f"{datetime.now(timezone.utc):%Y-%m-%d}, commit {_commit()}, {machine}, torch {torch.__version__}, "
+            f"{networks.precision.dtype}. `python {' '.join(['benchmarks/paper_table.py', *_command()])}`",
+            "",
+            f"STDiT3 of {count / 1e6:.1f} M parameters (hidden size {config.hidden_size}, depth {config.depth}; "
+            f"fingerprint {networks.fingerprints['model']}), {height}x{width} at {settings.fps:g} fps, "
+            f"{settings.seconds:g} s of new video, guidance {settings.guidance_scale:g}, seed {settings.seed}. "
+            "Calls and latents: what one video takes of the network (each for both halves of the guidance pair).",
+            "",
+            *lines,
+            "",
+            "Definitions: `pavdm/evaluation/registry.py`. Dynamic is the share of chunks that are not static. Colours "
+            "right is the share of the last 15 % of frames whose shapes have just the scene's colours; the world "
+            f"itself shows what can be had. Columns of the paper's Table 1 that need networks from elsewhere and are "
+            f"not here: {NOT_HERE}.",
+        ]
+    )
+
+
+def write_section(path: Path, label: str, text: str) -> None:
+    """Put a section of this name into a Markdown file, in the place of an earlier one."""
+    begin, end = f"<!-- paper_table: {label} -->", "<!-- end of paper_table -->"
+    whole = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    section = f"{begin}\n{text}\n{end}"
+    before, found, after = whole.partition(begin)
+    if found:
+        whole = before + section + after.partition(end)[2]
+    else:
+        whole = f"{whole.rstrip()}\n\n{section}\n"
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(whole, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _commit() -> str:
+    root = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def _command() -> list[str]:
+    """What was typed, without the places of this machine."""
+    places = ("--models", "--out", "--list", "--clips", "--results", "--stdit", "--vae", "--text-encoder")
+    shown: list[str] = []
+    for word in sys.argv[1:]:
+        option, given, _ = word.partition("=")
+        if shown and shown[-1] in places:
+            word = "..."
+        elif given and option in places:
+            word = f"{option}=..."
+        shown.append(word)
+    return shown
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder for the videos")
+    parser.add_argument("--pairs", type=int, default=40, metavar="K", help="pairs of prompt and clip (default 40)")
+    parser.add_argument("--list", type=Path, help="prompt||clip in every line, instead of the procedural world")
+    parser.add_argument("--clips", type=Path, metavar="DIR", help="where the clips of --list are")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="the Markdown file that gets the table, too")
+    parser.add_argument("--label", default="The small trained model", help="heading of the table")
+    add_making_options(parser, length_required=False)
+    add_clip_options(parser)
+    parser.set_defaults(start_index=0, num_sample=1, sample_name="pair", aesthetic=_UNSET)
+    options = parser.parse_args(arguments)
+    if options.aesthetic is _UNSET:  # the world's captions have no scores, those of the published weights' training do
+        options.aesthetic = None if options.list is None else 6.5
+    if options.seconds is None and options.total_seconds is None:
+        options.seconds = 60.0
+    if options.total_seconds is not None:
+        raise InputError("the table compares equal lengths of new video: give --seconds")
+    if options.pairs < 1:
+        raise InputError(f"--pairs must be at least 1: got {options.pairs}")
+    options.end_index = options.pairs
+    return options
+
+
+def _bench(options: argparse.Namespace, networks: Networks) -> Bench:
+    of_world = options.list is None
+    if of_world:
+        size = tuple(int(part) for part in (options.size or "64x96").split("x"))
+        options.size = f"{size[0]}x{size[1]}"
+        options.list = write_world(options.out, options.pairs, (size[0], size[1]), options.fps)
+    items = read_items(options, _check_texts)
+    made_by = {name: str(value) for name, value in networks.fingerprints.items()}
+    made_by |= {"dtype": str(networks.precision.dtype)}
+    jobs: dict[str, list[Job]] = {}
+    for item in items:
+        for name, settings in arms(item.settings).items():
+            own = Item(f"{name.replace(',', '').replace(' ', '-')}_{item.line - 1:04d}", item.line, 0, settings)
+            made_from = {**described(settings), **made_by}
+            jobs.setdefault(name, []).append(Job(own, Work(options.out, own.name), made_from))
+    bench = Bench(options.out, jobs, of_world)
+    for job in bench.all_jobs:
+        job.work.check(job.made_from)
+    return bench
+
+
+def _check_texts(settings: Settings) -> None:
+    texts_of(settings)  # some few texts cannot be cleaned
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        options = _options(arguments)
+        launch = Launch.from_environment()
+        options.out.mkdir(parents=True, exist_ok=True)
+        networks = Networks(models_from(options), precision_from(options))
+        bench = _bench(options, networks)
+        texts = list(chain.from_iterable(texts_of(job.item.settings) for job in bench.all_jobs))
+        leads = launch.rank == 0
+        with ExitStack() as stack:
+            member = stack.enter_context(Member(options.out / "work" / "members", launch, {"rank": launch.rank}))
+            stack.enter_context(Display(bench.all_jobs, member, hidden=options.quiet or not leads))
+            work_through(
+                bench.all_jobs, MeasuringMaker(networks, texts, f"rank {launch.rank}", bench), member, lambda: False
+            )
+        if not leads:
+            return 0
+        costs = {name: evaluations(jobs[0].item.settings, CLIP_FRAMES) for name, jobs in bench.jobs.items()}
+        text = report(table(bench, costs), networks, bench.jobs[OURS][0].item.settings, options.label)
+        print(text)
+        if options.results is not None:
+            write_section(options.results, options.label, text)
+        failed = [job for job in bench.all_jobs if job.work.finished() is None]
+        for job in failed:
+            print(f"not made: {job.item.name}, see {job.work.log}", file=sys.stderr)
+        return 1 if failed else 0
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""What the launcher (torchrun, or one that sets the same variables) tells a process about its run."""
+
+from __future__ import annotations
+
+import os
+
+from pavdm.errors import InputError
+
+
+def is_leader() -> bool:
+    """Whether this is the process that speaks to the user: the only one, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def local_place() -> int:
+    """Number of this process among those on this machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def place(size: int, several: bool = False) -> int:
+    """Number of this process among all that were started. Raises InputError if they do not make a team of `size`.
+
+    several: nor several such teams.
+    """
+    if size < 1:
+        raise InputError(f"--context-parallel is a number of processes, at least 1: got {size}")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started == size or (several and started % size == 0):
+        return int(os.environ.get("RANK", "0"))
+    if size == 1:
+        raise InputError(
+            f"{started} processes were started to make one video: add --context-parallel {started}, or start one"
+        )
+    raise InputError(
+        f"--context-parallel {size} needs {size} processes{', or a multiple' if several else ''}, and {started} "
+        f"{'was' if started == 1 else 'were'} started: start with torchrun --nproc-per-node {size} -m pavdm ..."
+    )
