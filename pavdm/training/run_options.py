@@ -20,7 +20,8 @@ class RunOptions:
     "cosine" lowers it to 0 at the last step. accumulation: batches per step and process.
     clip: largest norm of the gradient, 0 for none. ema: decay of the averaged weights, 0 for none; the first averages
     span fewer steps (`ema_decay`).
-    precision: bf16 and fp16 compute in that type where it is safe; weights and optimizer stay fp32.
+    precision: bf16 and fp16 compute in that type where it is safe; weights and optimizer stay fp32. None: as
+    accelerate was launched or configured, else "no".
     checkpointing: recompute activations in the backward pass. workers: processes that prepare examples, 0 for none.
     save_every, sample_every: steps, 0 for never (a run saves at its end in any case). keep: newest checkpoints kept.
     cpu: train on the CPU even where there is a GPU.
@@ -38,7 +39,7 @@ class RunOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.0
-    precision: MixedPrecision = "no"
+    precision: MixedPrecision | None = None
     checkpointing: bool = False
     workers: int = 0
     save_every: int = 1000
@@ -74,8 +75,10 @@ class RunOptions:
         return min(self.ema, (1 + step) / (10 + step))
 
     def settings(self) -> dict[str, Any]:
-        """What changes the numbers: a run is not continued with other values of these."""
-        free = {"checkpointing", "workers", "save_every", "keep", "sample_every", "cpu"}
+        """What changes the numbers: a run is not continued with other values of these.
+
+        `precision` and `accumulation` count, too, but what they are is known only with the processes there are."""
+        free = {"precision", "accumulation", "checkpointing", "workers", "save_every", "keep", "sample_every", "cpu"}
         if self.decay == "constant":
             free.add("steps")
         return {name: value for name, value in asdict(self).items() if name not in free}
