@@ -23,7 +23,7 @@ _A, _B = ".lora_A.weight", ".lora_B.weight"
 
 
 class LoraLinear(nn.Linear):
-    """A linear layer with its weights frozen, and a low-rank change of them beside it, in fp32. It starts as the layer."""
+    """A linear layer and, beside its weights, a low-rank change of them, in fp32. It starts as the layer itself."""
 
     def __init__(self, layer: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> None:
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")

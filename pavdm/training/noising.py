@@ -1,4 +1,4 @@
-"""From clean clips to what the network is shown: windows of the progressive sampler, or whole clips as Open-Sora trains.
+"""From clean clips to what the network is shown: the progressive sampler's windows, or whole clips as Open-Sora trains.
 
 Chance is decided by (seed, number): the length of the window by the optimizer step, which all processes share, so that
 they take equally long; levels and noise by the example. So a step is the same however it is divided into batches.
@@ -39,8 +39,8 @@ class Noising(Protocol):
 
 @dataclass(frozen=True)
 class ProgressiveWindows:
-    """Windows as `TrainingWindows` draws them. transform: the timestep transform of the full window, by the clip's size,
-    also where the window is shorter, as the sampler does."""
+    """Windows as `TrainingWindows` draws them. transform: the timestep transform of the full window, by the clip's
+    size, also where the window is shorter, as the sampler does."""
 
     windows: TrainingWindows
     transform: bool = True
@@ -80,9 +80,7 @@ class WholeClips:
                 masks.append(self.masks.draw(1, length, generator))
         frame_mask: Tensor | None = torch.cat(masks) if masks else None
         shift = timestep_shift(*clips.size, length) if self.transform else None
-        return whole_clip(
-            clips.latents, torch.cat(timesteps), torch.stack(noise), shift=shift, frame_mask=frame_mask
-        )
+        return whole_clip(clips.latents, torch.cat(timesteps), torch.stack(noise), shift=shift, frame_mask=frame_mask)
 
     def settings(self) -> dict[str, Any]:
         masks = None if self.masks is None else dict(self.masks.ratios)

@@ -43,12 +43,17 @@ def from_scratch(config: STDiT3Config, seed: int) -> tuple[STDiT3, dict[str, Any
 
 def initialize(network: STDiT3, generator: torch.Generator) -> None:
     """Random weights as published (opensora/models/stdit/stdit3.py): linear layers Xavier-uniform, biases zero, what
-    `_ZERO` names zero, tables normal with deviation 1 / sqrt(width). generator: a CPU one.
+    `_ZERO` names zero, tables normal with deviation 1 / sqrt(width), the patches' convolution uniform within
+    1 / sqrt(inputs). generator: a CPU one.
 
     Unlike `pavdm.models.stdit3.initialize_weights`, which leaves nothing at zero, so that tests see every layer.
     """
 
+    patch = 1 / math.sqrt(network.config.in_channels * math.prod(network.config.patch_size))
+
     def draw(name: str, shape: torch.Size) -> Tensor:
+        if name.startswith("x_embedder"):
+            return patch * (2 * torch.rand(shape, generator=generator) - 1)
         if name.endswith("_norm.weight"):
             return torch.ones(shape)
         if len(shape) == 1 or _ZERO.fullmatch(name):

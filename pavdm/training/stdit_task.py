@@ -38,6 +38,17 @@ class NoisedClips:
         return NoisedClips(self.noised.to(device), embeddings, self.dropped, self.fps, self.size)
 
 
+def stand_in(shape: tuple[int, ...], num_tokens: int, text_width: int, size: tuple[int, int]) -> NoisedClips:
+    """A batch of `shape` (B, C, T, H, W) without values, to see what a network does with its sizes."""
+    latents = torch.empty(shape, device="meta")
+    times = torch.full((shape[0], shape[2]), 500.0)  # on the CPU, where the network looks at them
+    noised = Noised(
+        latents, times, torch.empty_like(latents), torch.empty(times.shape, dtype=torch.bool, device="meta")
+    )
+    texts = tuple(torch.empty(num_tokens, text_width, device="meta") for _ in range(shape[0]))
+    return NoisedClips(noised, texts, torch.zeros(shape[0], dtype=torch.bool), 24.0, size)
+
+
 class NoisedExamples(Dataset[NoisedClips]):
     """Item m: the batch of micro-step m, noised, with some of its texts dropped."""
 
@@ -61,9 +72,7 @@ class STDiTObjective(nn.Module):
         self.velocity = TrainedVelocity(network)
 
     def forward(self, batch: NoisedClips) -> tuple[Tensor, dict[str, Tensor]]:
-        velocity = self.velocity(
-            batch.noised, batch.embeddings, fps=batch.fps, size=batch.size, dropped=batch.dropped
-        )
+        velocity = self.velocity(batch.noised, batch.embeddings, fps=batch.fps, size=batch.size, dropped=batch.dropped)
         return batch.noised.loss(velocity).mean(), {}
 
 
