@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pavdm.errors import InputError
 from pavdm.training import tasks
 
 if TYPE_CHECKING:
@@ -70,6 +71,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run_options(options: argparse.Namespace) -> RunOptions:
     from pavdm.training.run_options import RunOptions
 
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1: got {options.batch_size}")
     return RunOptions(
         steps=options.steps,
         learning_rate=options.learning_rate,

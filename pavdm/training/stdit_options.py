@@ -89,7 +89,7 @@ def make_task(options: argparse.Namespace) -> STDiTTask:
     return STDiTTask(
         network,
         open_source(options),
-        _noising(options),
+        noising_from(options),
         text_dropout=options.text_dropout,
         seed=options.seed,
         lora_alpha=_lora_alpha(options),
@@ -205,7 +205,7 @@ def open_source(options: argparse.Namespace) -> Source:
     return LatentSource(options.data, options.batch_size, options.seed)
 
 
-def _noising(options: argparse.Namespace) -> Noising:
+def noising_from(options: argparse.Namespace) -> Noising:
     from pavdm.training.frame_masks import FrameMasks
     from pavdm.training.noising import ProgressiveWindows, WholeClips
     from pavdm.training.objective import WholeClipTimesteps
