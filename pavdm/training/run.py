@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ENTRY_POINTS = ("project_text",)  # besides forward: methods that read a module's weights, which FSDP has to gather
 PATIENCE = timedelta(hours=6)  # of processes that wait while the main one writes a checkpoint or a sample
 
 
@@ -135,6 +137,8 @@ class _Run:
             **options.settings(),
             **task.settings(),
         }
+        if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
+            raise InputError("of FSDP, only version 2 is supported: accelerate launch --fsdp_version 2 ...")
         if self.main:
             self.directory.make()
         accelerator.wait_for_everyone()
@@ -274,6 +278,10 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
 
     if accelerator.is_fsdp2:  # makes the parameters anew, and the optimizer's with them
         model, prepared = accelerator.prepare(objective, optimizer(objective))
+        for module in model.modules():
+            for name in ENTRY_POINTS:
+                if isinstance(module, FSDPModule) and hasattr(module, name):
+                    register_fsdp_forward_method(module, name)
     else:
         model = accelerator.prepare(objective)
         prepared = accelerator.prepare(optimizer(model))

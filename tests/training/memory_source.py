@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import torch
@@ -31,8 +32,9 @@ class MemorySource(Dataset[Clips]):
         self.share = Share()
 
     def clips(self, share: Share) -> Dataset[Clips]:
-        self.share = share
-        return self
+        of_the_share = copy(self)
+        of_the_share.share = share
+        return of_the_share
 
     def settings(self) -> Mapping[str, Any]:
         return {"latents": self.latents}
