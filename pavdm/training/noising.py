@@ -18,7 +18,7 @@ from pavdm.sampling.schedule import timestep_shift
 from pavdm.training.frame_masks import FrameMasks
 from pavdm.training.objective import Noised, WholeClipTimesteps, whole_clip
 from pavdm.training.source import Clips
-from pavdm.training.windows import TrainingWindows, WindowDraw
+from pavdm.training.windows import TrainingWindows, WindowDraw, WindowPlan
 
 
 def generator_for(*names: object) -> torch.Generator:
@@ -30,6 +30,10 @@ def generator_for(*names: object) -> torch.Generator:
 class Noising(Protocol):
     def __call__(self, clips: Clips, seed: int, step: int, numbers: Sequence[int]) -> Noised:
         """Noise the batch of optimizer step `step`; numbers: the example number of each clip."""
+        ...
+
+    def frames(self, clips: Clips, seed: int, step: int) -> slice:
+        """The latent frames of the clips that the network is shown at this step."""
         ...
 
     def settings(self) -> dict[str, Any]:
@@ -47,11 +51,18 @@ class ProgressiveWindows:
 
     def __call__(self, clips: Clips, seed: int, step: int, numbers: Sequence[int]) -> Noised:
         windows, shape = self.windows, (1, *clips.latents.shape[1:])
-        plan = windows.plan(clips.latents.shape[2], generator_for(seed, "window", step))
+        plan = self._plan(clips, seed, step)
         draws = [windows.draw(plan, shape, generator_for(seed, "draw", number)) for number in numbers]
         joined = (torch.cat([getattr(draw, field.name) for draw in draws]) for field in fields(WindowDraw))
         shift = timestep_shift(*clips.size, windows.schedule.window_latents) if self.transform else None
         return windows.noised(clips.latents, plan, WindowDraw(*joined), shift)
+
+    def frames(self, clips: Clips, seed: int, step: int) -> slice:
+        plan, length = self._plan(clips, seed, step), self.windows.schedule.chunk_latents
+        return slice(plan.start * length, (plan.start + plan.clean + plan.num_chunks) * length)
+
+    def _plan(self, clips: Clips, seed: int, step: int) -> WindowPlan:
+        return self.windows.plan(clips.latents.shape[2], generator_for(seed, "window", step))
 
     def settings(self) -> dict[str, Any]:
         windows = asdict(self.windows)
@@ -81,6 +92,9 @@ class WholeClips:
         frame_mask: Tensor | None = torch.cat(masks) if masks else None
         shift = timestep_shift(*clips.size, length) if self.transform else None
         return whole_clip(clips.latents, torch.cat(timesteps), torch.stack(noise), shift=shift, frame_mask=frame_mask)
+
+    def frames(self, clips: Clips, seed: int, step: int) -> slice:
+        return slice(clips.latents.shape[2])
 
     def settings(self) -> dict[str, Any]:
         masks = None if self.masks is None else dict(self.masks.ratios)

@@ -58,6 +58,16 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--ema", type=float, default=0.99, metavar="X", help="decay of the average, 0: none (default 0.99)"
     )
+    run.add_argument(
+        "--optimizer",
+        choices=("adamw", "muon"),
+        default="adamw",
+        help="muon learns small networks faster (default adamw)",
+    )
+    run.add_argument(
+        "--betas", type=float, nargs=2, default=(0.9, 0.999), metavar="X", help="AdamW's (default 0.9 0.999)"
+    )
+    run.add_argument("--epsilon", type=float, default=1e-15, metavar="X", help="AdamW's (default 1e-15)")
     run.add_argument("--weight-decay", type=float, default=0.0, metavar="X", help="AdamW's (default 0)")
     run.add_argument("--precision", choices=("no", "bf16", "fp16"), help="mixed precision (default: as launched)")
     run.add_argument("--checkpointing", action="store_true", help="compute activations twice, to save memory")
@@ -81,6 +91,9 @@ def run_options(options: argparse.Namespace) -> RunOptions:
         accumulation=options.accumulation,
         clip=options.clip,
         ema=options.ema,
+        optimizer=options.optimizer,
+        betas=tuple(options.betas),
+        epsilon=options.epsilon,
         weight_decay=options.weight_decay,
         precision=options.precision,
         checkpointing=options.checkpointing,

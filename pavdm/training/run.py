@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from pavdm.errors import InputError
 from pavdm.training.ema import WeightAverage
 from pavdm.training.full_state import AVERAGE, gathered, part, restore, weights_in_full
+from pavdm.training.muon import Muon
 from pavdm.training.run_directory import Progress, RunDirectory, check_settings
 from pavdm.training.run_log import RunLog
 from pavdm.training.run_options import RunOptions
@@ -139,6 +140,10 @@ class _Run:
         }
         if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
             raise InputError("of FSDP, only version 2 is supported: accelerate launch --fsdp_version 2 ...")
+        if accelerator.is_fsdp2 and options.optimizer == "muon":
+            raise InputError(
+                "Muon needs whole matrices, which FSDP cuts: train without FSDP, or with --optimizer adamw"
+            )
         if self.main:
             self.directory.make()
         accelerator.wait_for_everyone()
@@ -272,8 +277,10 @@ def _prefix(task: Task) -> str:
 def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOptions) -> tuple[nn.Module, Any]:
     """The objective, wrapped for the processes there are, and its optimizer."""
 
-    def optimizer(model: nn.Module) -> torch.optim.AdamW:
+    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if options.optimizer == "muon":
+            return Muon(trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay)
         return torch.optim.AdamW(trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay)
 
     if accelerator.is_fsdp2:  # makes the parameters anew, and the optimizer's with them

@@ -10,6 +10,7 @@ from pavdm.errors import InputError
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Decay = Literal["constant", "cosine"]
+Optimizer = Literal["adamw", "muon"]
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class RunOptions:
     "cosine" lowers it to 0 at the last step. accumulation: batches per step and process.
     clip: largest norm of the gradient, 0 for none. ema: decay of the averaged weights, 0 for none; the first averages
     span fewer steps (`ema_decay`).
+    optimizer: AdamW, or `pavdm.training.muon.Muon` (not with FSDP); betas, epsilon, weight_decay are AdamW's in both.
     precision: bf16 and fp16 compute in that type where it is safe; weights and optimizer stay fp32. None: as
     accelerate was launched or configured, else "no".
     checkpointing: recompute activations in the backward pass. workers: processes that prepare examples, 0 for none.
@@ -36,6 +38,7 @@ class RunOptions:
     accumulation: int = 1
     clip: float = 1.0
     ema: float = 0.99
+    optimizer: Optimizer = "adamw"
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-15
     weight_decay: float = 0.0

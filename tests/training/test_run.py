@@ -188,6 +188,15 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_as_if_it_had_not(tmp_path
     assert (tmp_path / "loss.jsonl").read_bytes() == (unbroken / "loss.jsonl").read_bytes()
 
 
+def test_a_run_with_muon_is_resumed_exactly_and_differs_from_adamw(tmp_path: Path, unbroken: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    trained(whole, optimizer="muon")
+    trained(stopped, optimizer="muon", steps=3)
+    last = trained(stopped, optimizer="muon")
+    assert (last / "state.safetensors").read_bytes() == (whole / last.name / "state.safetensors").read_bytes()
+    assert losses(whole)[1:] != losses(unbroken)[1:]
+
+
 def test_examples_made_in_worker_processes_are_the_same_ones(tmp_path: Path, unbroken: Path) -> None:
     trained(tmp_path, workers=2)
     assert (tmp_path / "loss.jsonl").read_bytes() == (unbroken / "loss.jsonl").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pavdm.training.objective import Noised, WholeClipTimesteps
 from pavdm.training.run import checkpoint_blocks, train
 from pavdm.training.run_options import RunOptions
 from pavdm.training.samples import Sampler
+from pavdm.training.source import Clips
 from pavdm.training.start import from_checkpoint, from_scratch, initialize
 from pavdm.training.stdit_task import STDiTTask
 from pavdm.training.task import Share
@@ -186,3 +188,26 @@ def test_batches_keep_their_timesteps_where_the_network_looks_at_them() -> None:
     assert isinstance(batch.noised, Noised)
     assert batch.noised.latents.device.type == batch.embeddings[0].device.type == "meta"
     assert batch.noised.timesteps.device.type == batch.dropped.device.type == "cpu"
+
+
+def test_frames_read_the_text_that_belongs_to_them_in_any_window() -> None:
+    """Clips whose caption changes at latent 5: the marks go with the frames that the window takes."""
+
+    class Changing(MemorySource):
+        def __getitem__(self, index: int) -> Clips:
+            clips = super().__getitem__(index)
+            latents = torch.arange(10.0)[None, None, :, None, None].expand_as(clips.latents)
+            texts = torch.where(torch.arange(10) < 5, torch.arange(2)[:, None], torch.arange(2, 4)[:, None])
+            return replace(clips, latents=latents.contiguous(), embeddings=clips.embeddings * 2, texts=texts)
+
+    seen = set()
+    for noising in NOISINGS:
+        examples = STDiTTask(network(), Changing(), noising).examples(Share())
+        for index in range(8):
+            batch = examples[index]
+            noised, t = batch.noised, batch.noised.timesteps[:, None, :, None, None] / 1000
+            t = t if noised.frame_mask is None else t.where(noised.frame_mask[:, None, :, None, None], 0.0)
+            frames = (noised.latents + t * noised.target).mean(dim=(1, 3, 4)).round()  # x_t + t (x0 - noise) = x0
+            assert torch.equal(batch.texts, torch.arange(2)[:, None] + 2 * (frames >= 5)), (noising, index)
+            seen.add(batch.texts.shape[1])
+    assert len(seen) > 1
