@@ -111,7 +111,7 @@ def _together(options: argparse.Namespace, work: Callable[[Team], int], several:
         team.connect(networks.precision.device, guided=options.guidance != 1)
         if team.leads:
             return work(team)
-        with _asked_to_stop(said=False) as should_stop:
+        with _asked_to_stop(after=None) as should_stop:
             follow(team, partial(load_velocity, networks), should_stop)
     return 0
 
@@ -156,11 +156,11 @@ def _or_of_team(should_stop: Callable[[], bool], team: Team | None) -> Callable[
 
 
 @contextmanager
-def _asked_to_stop(said: bool = True) -> Iterator[Callable[[], bool]]:
+def _asked_to_stop(after: str | None = "this model call") -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once.
 
     Within a second it counts as the same: torchrun passes on the Ctrl-C that its processes get from the terminal, too.
-    said: whether to tell the user.
+    after: what is finished first, told to the user; None tells nothing.
     """
     asked: float | None = None
 
@@ -171,8 +171,8 @@ def _asked_to_stop(said: bool = True) -> Iterator[Callable[[], bool]]:
                 return
             raise KeyboardInterrupt
         asked = time.monotonic()
-        if said:
-            print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
+        if after is not None:
+            print(f"\nstopping after {after}; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -202,6 +202,33 @@ def _run_cut(options: argparse.Namespace) -> int:
     outcome = run_cut(options)
     there = f", {outcome.found} were there already" if outcome.found else ""
     print(f"{outcome.list}: {outcome.cut} clips cut{there}")
+    return 0
+
+
+def _run_train(options: argparse.Namespace) -> int:
+    from pavdm.training.options import run_options
+    from pavdm.training.run import RunInterrupted, check_installed, train
+    from pavdm.training.tasks import estimate_memory, make_task
+
+    run = run_options(options)
+    check_installed()
+    main_process = os.environ.get("RANK", "0") == "0"
+    if main_process and (options.dry_run or not options.quiet) and (estimate := estimate_memory(options)):
+        print(
+            "memory of one process:", *estimate.lines(), sep="\n  ", file=sys.stdout if options.dry_run else sys.stderr
+        )
+    if options.dry_run:
+        return 0
+    with _asked_to_stop("this step") as should_stop:
+        try:
+            checkpoint = train(make_task(options), run, options.out, should_stop=should_stop, quiet=options.quiet)
+        except RunInterrupted as stopped:
+            if main_process:
+                kept = f"{stopped}; the same command goes on from {stopped.checkpoint}"
+                print(f"interrupted: {kept}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    if main_process:
+        print(f"{checkpoint}: {options.steps} steps; the weights to use are in {checkpoint / 'model'}")
     return 0
 
 
@@ -283,7 +310,11 @@ _COMMANDS = {
     "schedule": _run_schedule,
     "info": _run_info,
     "new_model": _run_new_model,
+<<<<<<< HEAD
     "eval": _run_eval,
+=======
+    "train": _run_train,
+>>>>>>> run
     "doctor": _run_doctor,
     "workflow": _run_workflow,
 }

@@ -13,6 +13,7 @@ from pavdm.batch.options import add_batch, add_cut
 from pavdm.comfyui import command as workflow_command
 from pavdm.errors import InputError
 from pavdm.evaluation.command import add_options as add_evaluation_options
+from pavdm.training.options import add_train_command
 
 if TYPE_CHECKING:
     from pavdm.models.files import ModelFiles
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add_evaluation_options(evaluate)
     evaluate.set_defaults(command="eval")
+    add_train_command(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

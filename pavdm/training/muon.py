@@ -65,6 +65,7 @@ class Muon(torch.optim.AdamW):
         assert gradient is not None
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
+            state["step"] = torch.zeros(())  # not counted here, but AdamW looks for it in any state that it loads
         momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(momentum, group["momentum"])  # Nesterov's
         direction = orthogonal(ahead.flatten(1))
