@@ -37,7 +37,8 @@ def test_the_text_has_the_numbers_and_says_which_chunks_are_assumed(moving):
 
 
 def test_latents_have_a_picture_and_a_text_of_their_own():
-    statistics = latent_statistics(torch.arange(1.0, 641.0).reshape(1, 1, 10, 8, 8).repeat(1, 4, 1, 1, 1))
+    apart = torch.arange(4.0).reshape(1, 4, 1, 1, 1) * 1000  # so that the lines of the channels lie apart
+    statistics = latent_statistics(torch.arange(1.0, 641.0).reshape(1, 1, 10, 8, 8) + apart)
     # Two chunks of 320 values each, rising: 320 apart, with a standard deviation of 320 / sqrt(12).
     assert "Latent mean drift: 3.464 (standard deviations)" in describe_latents(statistics)
     assert re.search(r"Latent spread drift: 0(\.000)? \(log ratio\)", describe_latents(statistics))
