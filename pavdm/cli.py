@@ -93,7 +93,7 @@ def _what_is_left(settings: Settings) -> str:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+def _asked_to_stop(after: str = "this model call") -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once."""
     asked = False
 
@@ -102,7 +102,7 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
+        print(f"\nstopping after {after}; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -164,7 +164,26 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
+def _run_preprocess(options: argparse.Namespace) -> int:
+    from pavdm.data_commands import ClipCounter, run_preprocess
+    from pavdm.training.preprocess import Stopped
+
+    with ClipCounter(hidden=options.quiet) as counter, _asked_to_stop("this clip") as should_stop:
+        try:
+            outcome = run_preprocess(options, counter.show, should_stop)
+        except Stopped:
+            counter.close()
+            print("interrupted; the same command goes on at the first shard that is missing", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    kept = f", {outcome.found} were there already" if outcome.found else ""
+    print(f"{options.out}: {outcome.encoded} clips encoded{kept}, {outcome.skipped} skipped")
+    if not outcome.complete:
+        print("shards of the other processes are still missing; whoever ends last writes the index")
+    return 0
+
+
 _COMMANDS = {
+    "preprocess": _run_preprocess,
     "video": _run_video,
     "schedule": _run_schedule,
     "info": _run_info,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdm import __version__
+from pavdm.data_commands import add_preprocess
 from pavdm.errors import InputError
 
 if TYPE_CHECKING:
@@ -91,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     )
     new_model.add_argument("--seed", type=int, default=0)
     new_model.set_defaults(command="new_model")
+
+    add_preprocess(commands, _add_model_options)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

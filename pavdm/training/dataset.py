@@ -25,6 +25,8 @@ from torch.utils.data import Dataset
 from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size
 from pavdm.errors import InputError
 from pavdm.training.clip_list import CaptionedClip, Skipped
+from pavdm.training.order import Order, epoch_order
+from pavdm.training.raw_clip import IMAGE_FPS
 from pavdm.video_reader import VideoInfo, probe, read_frames
 
 Array = np.ndarray
@@ -73,19 +75,21 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """frames: uint8 (F, H, W, 3), RGB. skipped: what was tried first and did not decode."""
+    """frames: uint8 (F, H, W, 3), RGB. fps: as the network is told. skipped: tried first, did not decode."""
 
     frames: Array
     text: str
+    fps: float
     skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """pixels: (B, 3, F, H, W) fp32 in [-1, 1]. texts: B captions."""
+    """pixels: (B, 3, F, H, W) fp32 in [-1, 1]. texts: B captions. fps: as the network is told."""
 
     pixels: Tensor
     texts: tuple[str, ...]
+    fps: float
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -135,7 +139,8 @@ class ClipDataset(Dataset[Sample]):
             if entry.key != key:
                 continue
             try:
-                return Sample(self._frames(entry, seed), entry.clip.text, tuple(skipped))
+                fps = self.fps if entry.num_frames > 1 else IMAGE_FPS
+                return Sample(self._frames(entry, seed), entry.clip.text, fps, tuple(skipped))
             except InputError as error:
                 skipped.append(Skipped(entry.clip.path, str(error)))
         raise InputError(f"not one of {len(skipped)} clips decodes; the first: {skipped[0].path}: {skipped[0].reason}")
@@ -151,29 +156,13 @@ class ClipDataset(Dataset[Sample]):
                 return np.stack(taken)
         raise InputError(f"{entry.clip.path}: {entry.num_frames} frames were expected, only {len(taken)} decode")
 
-    def batches(self, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
-        """The batches of an epoch for process `rank` of `world_size`, as a `batch_sampler`.
+    def batches(self, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1) -> Order:
+        """The batches of an epoch for process `rank` of `world_size`, as a `batch_sampler`; see `order.epoch_order`.
 
-        Shuffled; each holds one bucket's clips. In a step all processes have the same bucket, so that none waits for a
-        longer clip, and all have as many steps; clips left over for the last one sit out this epoch.
-        Raises InputError if there are too few clips for one step.
+        Each holds one bucket's clips. Raises InputError if there are too few clips for one step.
         """
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-        groups: dict[object, list[int]] = {}
-        for index in torch.randperm(len(self.entries), generator=generator).tolist():
-            groups.setdefault(self.entries[index].key, []).append(index)
-        steps = []
-        for indices in groups.values():
-            size = self.entries[indices[0]].batch_size
-            for begin in range(0, len(indices) - size * world_size + 1, size * world_size):
-                steps.append(indices[begin + rank * size : begin + (rank + 1) * size])
-        if not steps:
-            raise InputError(
-                f"{len(self.entries)} clips fill no batch on {world_size} processes: give more, or smaller batches"
-            )
-        shuffled = [steps[i] for i in torch.randperm(len(steps), generator=generator)]
-        starts = torch.randint(2**62, (len(self.entries),), generator=generator).tolist()
-        return [[(index, starts[index]) for index in step] for step in shuffled]
+        keys, sizes = [entry.key for entry in self.entries], [entry.batch_size for entry in self.entries]
+        return epoch_order(keys, sizes, seed=seed, epoch=epoch, rank=rank, world_size=world_size)
 
 
 def _probed(path: Path) -> VideoInfo | str:
@@ -184,7 +173,7 @@ def _probed(path: Path) -> VideoInfo | str:
 
 
 def _placed(clip: CaptionedClip, info: VideoInfo, buckets: Sequence[Bucket], fps: float) -> Entry | str:
-    available = int(info.duration_seconds * fps + 1e-3)
+    available = max(1, int(info.duration_seconds * fps + 1e-3))  # at least the frame that was decoded: an image
     aspect = info.height / info.width
     fitting = []
     for bucket in buckets:
@@ -206,4 +195,4 @@ def collate(samples: Sequence[Sample]) -> Batch:
     frames = torch.from_numpy(np.stack([sample.frames for sample in samples]))
     pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (B, F, H, W, 3) -> (B, 3, F, H, W)
     skipped = tuple(reason for sample in samples for reason in sample.skipped)
-    return Batch(pixels, tuple(sample.text for sample in samples), skipped)
+    return Batch(pixels, tuple(sample.text for sample in samples), samples[0].fps, skipped)
