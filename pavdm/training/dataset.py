@@ -2,7 +2,7 @@
 
     clips, uncaptioned = read_clip_list("clips.csv")
     dataset, skipped = ClipDataset.survey(clips, [Bucket("240p", 119, 2)])
-    order = dataset.batches(epoch, seed=0, rank=rank, world_size=world_size)[done_before:]
+    order = dataset.batches(epoch, seed=0, share=share)[done_before:]
     loader = DataLoader(dataset, batch_sampler=order, collate_fn=collate, num_workers=4)
 
 Which clips, in which order, from which moment on, is decided by (seed, epoch) and nothing else: a run that starts again
@@ -27,6 +27,7 @@ from pavdm.errors import InputError
 from pavdm.training.clip_list import CaptionedClip, Skipped
 from pavdm.training.order import Order, epoch_order
 from pavdm.training.raw_clip import IMAGE_FPS
+from pavdm.training.task import Share
 from pavdm.video_reader import VideoInfo, probe, read_frames
 
 Array = np.ndarray
@@ -156,13 +157,13 @@ class ClipDataset(Dataset[Sample]):
                 return np.stack(taken)
         raise InputError(f"{entry.clip.path}: {entry.num_frames} frames were expected, only {len(taken)} decode")
 
-    def batches(self, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1) -> Order:
-        """The batches of an epoch for process `rank` of `world_size`, as a `batch_sampler`; see `order.epoch_order`.
+    def batches(self, epoch: int, *, seed: int, share: Share | None = None) -> Order:
+        """The batches of an epoch for one process, as a `batch_sampler`; see `order.epoch_order`.
 
-        Each holds one bucket's clips. Raises InputError if there are too few clips for one step.
+        Each step holds one bucket's clips. Raises InputError if there are too few clips for one step.
         """
         keys, sizes = [entry.key for entry in self.entries], [entry.batch_size for entry in self.entries]
-        return epoch_order(keys, sizes, seed=seed, epoch=epoch, rank=rank, world_size=world_size)
+        return epoch_order(keys, sizes, seed=seed, epoch=epoch, share=share)
 
 
 def _probed(path: Path) -> VideoInfo | str:

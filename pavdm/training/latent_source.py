@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 
+from pavdm.errors import InputError
 from pavdm.training.latent_shards import ShardFolder
-from pavdm.training.order import EndlessOrder, Order, epoch_order, left_out
+from pavdm.training.order import EndlessOrder, Order, epoch_order, never_used
+from pavdm.training.source import Clips
+from pavdm.training.task import Share
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class LatentBatch:
-    """latents: (B, C, T, H, W) fp32. embeddings: per item (tokens, width) fp32. texts: what was embedded.
+class LatentSource:
+    """A folder of pre-computed clips, a `source.Source`. batch_size: clips of a micro-step in one process.
 
-    size: (height, width) in pixels; frames, fps: of the clips.
+    Raises InputError if the folder is not complete.
     """
 
-    latents: Tensor
-    embeddings: tuple[Tensor, ...]
-    texts: tuple[str, ...]
-    size: tuple[int, int]
-    frames: int
-    fps: float
-
-
-class LatentSource:
-    """A folder of pre-computed clips. Raises InputError if it is not complete."""
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, batch_size: int, seed: int) -> None:
         self.shards = ShardFolder(folder)
-        self.settings = self.shards.settings
+        self.batch_size = batch_size
+        self.seed = seed
+        if not self.shards.clips:
+            raise InputError(f"{folder} holds no clip: all were skipped, see its skipped.csv")
 
     def __len__(self) -> int:
+        """Clips."""
         return len(self.shards)
 
     @property
@@ -51,37 +46,38 @@ class LatentSource:
         """Of the embeddings."""
         return self.shards.embedding(0).shape[1]
 
-    def examples(self, *, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> Dataset[LatentBatch]:
-        """Batch number `index` for process `rank`: decided by (seed, index, rank) alone. Never ends.
+    def clips(self, share: Share) -> Dataset[Clips]:
+        """Raises InputError if there are too few clips for one step."""
+        return _Batches(self.shards, self.batch_size, self.seed, share)
 
-        Raises InputError if there are too few clips for one step.
-        """
-        return _LatentBatches(self.shards, batch_size, seed, rank, world_size)
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "latents": self.shards.settings,
+            "clips": len(self.shards),
+            "batch size": self.batch_size,
+            "seed": self.seed,
+        }
 
 
-class _LatentBatches(Dataset[LatentBatch]):
-    def __init__(self, shards: ShardFolder, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+class _Batches(Dataset[Clips]):
+    def __init__(self, shards: ShardFolder, batch_size: int, seed: int, share: Share) -> None:
         self._shards = shards
-        self._keys = [(clip.latents, clip.size, clip.frames, clip.fps) for _, clip in shards.clips]
+        self._keys = [(clip.latents, clip.size, clip.fps) for _, clip in shards.clips]
         self._sizes = [batch_size] * len(self._keys)
-        self._seed, self._rank, self._world_size = seed, rank, world_size
+        self._seed, self._share = seed, share
         self._order = EndlessOrder(self._epoch)
-        for key, count in left_out(self._keys, self._sizes, world_size).items():
-            logger.warning("%d clips with latents %s are never used: they fill no batch", count, key)
+        for key, count in never_used(self._keys, self._sizes, share).items():
+            logger.warning("%d clips with latents, size and fps %s are never used: they fill no step", count, key)
 
     def _epoch(self, epoch: int) -> Order:
-        return epoch_order(
-            self._keys, self._sizes, seed=self._seed, epoch=epoch, rank=self._rank, world_size=self._world_size
-        )
+        return epoch_order(self._keys, self._sizes, seed=self._seed, epoch=epoch, share=self._share)
 
-    def __getitem__(self, index: int) -> LatentBatch:
+    def __getitem__(self, index: int) -> Clips:
         numbers = [number for number, _ in self._order[index]]
-        clips = [self._shards.clips[number][1] for number in numbers]
-        return LatentBatch(
+        clip = self._shards.clips[numbers[0]][1]
+        return Clips(
             torch.stack([self._shards.latents(number) for number in numbers]).float(),
             tuple(self._shards.embedding(number).to(torch.float32, copy=True) for number in numbers),
-            tuple(clip.text for clip in clips),
-            clips[0].size,
-            clips[0].frames,
-            clips[0].fps,
+            clip.fps,
+            clip.size,
         )
