@@ -254,7 +254,9 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
 
     def optimizer(model: nn.Module) -> torch.optim.AdamW:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay)
+        return torch.optim.AdamW(
+            trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay
+        )
 
     if accelerator.is_fsdp2:  # makes the parameters anew, and the optimizer's with them
         model, prepared = accelerator.prepare(objective, optimizer(objective))

@@ -97,9 +97,7 @@ class RunDirectory:
                 f"{file} is missing or damaged ({error}). Remove {file.parent} to go on from the checkpoint before"
             ) from error
 
-    def save(
-        self, progress: Progress, state: Mapping[str, Tensor], networks: Mapping[str, Callable[[Path], None]]
-    ) -> Path:
+    def save(self, progress: Progress, state: Mapping[str, Tensor], networks: Mapping[str, Callable[[Path], None]]) -> Path:
         """Write a checkpoint: `networks` are folders in it, each with what fills it. Raises InputError on a full disk."""
         target = self.checkpoint(progress.step)
         temporary = self.directory / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
