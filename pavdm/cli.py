@@ -182,7 +182,18 @@ def _run_preprocess(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_world(options: argparse.Namespace) -> int:
+    from pavdm.training.world_files import write_clips
+
+    size, first = size_from(options), options.seed
+    made = write_clips(options.out, options.count, options.seconds, size, options.fps, first, options.overwrite)
+    for path, caption in made:
+        print(f"{path}: {caption}", flush=True)
+    return 0
+
+
 _COMMANDS = {
+    "world": _run_world,
     "preprocess": _run_preprocess,
     "video": _run_video,
     "schedule": _run_schedule,

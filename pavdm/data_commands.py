@@ -15,8 +15,9 @@ from tqdm import tqdm
 from pavdm.errors import InputError
 
 if TYPE_CHECKING:
-    from pavdm.training.preprocess import Coder, Outcome, Progress
-    from pavdm.training.raw_clip import RawClips
+    from pavdm.training.coding import Coder
+    from pavdm.training.preprocess import Outcome, Progress
+    from pavdm.training.sources import Data
 
 
 def add_preprocess(commands: argparse._SubParsersAction[argparse.ArgumentParser], models: Callable[..., None]) -> None:
@@ -37,7 +38,6 @@ def add_preprocess(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder of shards")
     add_source_options(parser)
-    parser.add_argument("--clips", type=int, default=1000, metavar="N", help="world: how many (default 1000)")
     models(parser)
     coding = parser.add_argument_group("encoding")
     coding.add_argument(
@@ -68,25 +68,71 @@ def add_preprocess(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     parser.set_defaults(command="preprocess")
 
 
+def add_world(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "world",
+        help="render clips of the procedural world that the small model was trained on",
+        description="Render clips of the procedural world to video files, each with its caption in a .txt beside it: "
+        "to look at, or to train on as files.",
+    )
+    parser.add_argument("--count", type=int, default=4, metavar="N", help="clips (default 4)")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="length of each (default 5)")
+    parser.add_argument("--size", default="64x96", metavar="HxW", help="height x width in pixels (default 64x96)")
+    parser.add_argument("--fps", type=float, default=24.0, help="frames per second (default 24)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the first clip (default 0); 1000000000 and on are held out"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to write them to")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    parser.set_defaults(command="world")
+
+
 def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """What says which clips a source gives."""
-    source = parser.add_argument_group("clips")
-    source.add_argument(
+    """What says which clips of a source, and in which form; `data_from` reads it."""
+    clips = parser.add_argument_group("clips")
+    clips.add_argument(
         "--frames",
         type=frame_range,
         default=(119, 119),
         metavar="N[-M]",
-        help="length, or shortest and longest in multiples of 17, after resampling to --fps (default 119)",
+        help="length, or shortest and longest in multiples of 17, at --fps (default 119)",
     )
-    source.add_argument("--size", default="64x96", metavar="HxW", help="world: height x width (default 64x96)")
-    source.add_argument("--fps", type=float, default=24.0, help="frames per second (default 24)")
-    source.add_argument("--first-seed", type=int, default=0, metavar="N", help="world: the first clip's (default 0)")
-    source.add_argument(
+    clips.add_argument("--size", metavar="HxW", help="height x width in pixels (world: default 64x96)")
+    clips.add_argument("--fps", type=float, default=24.0, help="frames per second (default 24)")
+    clips.add_argument(
+        "--bucket",
+        action="append",
+        default=[],
+        metavar="RESOLUTION:FRAMES[:BATCH]",
+        help="files: instead of --size and --frames, and as often as wanted: clips go to the largest that they fill. "
+        "RESOLUTION is HxW, or 144p to 1080p with all their aspects; 1 frame takes images",
+    )
+    clips.add_argument("--clips", type=int, metavar="N", help="world: how many (training: default no limit)")
+    clips.add_argument(
+        "--first-seed", type=int, default=0, metavar="N", help="world: the first clip's; 1000000000 and on are held out"
+    )
+    clips.add_argument(
         "--latest-start",
         type=float,
         default=0.0,
         metavar="S",
         help="world: clips begin up to S seconds into their scene (default 0)",
+    )
+
+
+def data_from(options: argparse.Namespace, name: str) -> Data:
+    from pavdm.buckets import parse_size
+    from pavdm.training.sources import Data
+
+    return Data(
+        name,
+        options.frames,
+        parse_size(options.size) if options.size else None,
+        options.fps,
+        tuple(options.bucket),
+        options.clips,
+        options.first_seed,
+        options.latest_start,
     )
 
 
@@ -96,22 +142,6 @@ def frame_range(text: str) -> tuple[int, int]:
     if not first.isdigit() or (last and not last.isdigit()) or int(first) < 1 or int(last or first) < int(first):
         raise argparse.ArgumentTypeError(f"expected a number of frames, or two such as 119-187: got {text!r}")
     return int(first), int(last or first)
-
-
-def clips_from(options: argparse.Namespace) -> RawClips:
-    from pavdm.buckets import parse_size
-    from pavdm.training.world_source import WorldClips, piece_lengths
-
-    if options.source != "world":
-        raise InputError("not yet")
-    return WorldClips(
-        options.clips,
-        piece_lengths(*options.frames),
-        parse_size(options.size),
-        options.fps,
-        options.first_seed,
-        options.latest_start,
-    )
 
 
 def process_from(options: argparse.Namespace) -> tuple[int, int]:
@@ -136,12 +166,15 @@ def run_preprocess(
     from pavdm.models.text_encoder import TextEncoder
     from pavdm.models.weights import fingerprint
     from pavdm.options import precision_from
-    from pavdm.training.preprocess import Job, Networks, preprocess
+    from pavdm.training.coding import Coding, Networks
+    from pavdm.training.preprocess import Job, preprocess
+    from pavdm.training.sources import raw_clips
 
     rank, world_size = process_from(options)
     if options.device == "auto" and torch.cuda.is_available():
         options.device = f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     precision = precision_from(options)
+    clips = raw_clips(data_from(options, options.source))
     files = find_encoders(options.models, options.vae, options.text_encoder, options.spatial_vae)
 
     def load() -> Coder:
@@ -158,12 +191,10 @@ def run_preprocess(
         "text dtype": str(precision.text_dtype).removeprefix("torch."),
         "tile": precision.tile,
     }
-    job = Job(
-        options.out, options.posterior, options.seed, options.store, options.shard_clips, options.aesthetic, identity
-    )
+    coding = Coding(options.posterior, options.seed, options.aesthetic, identity)
     return preprocess(
-        clips_from(options),
-        job,
+        clips,
+        Job(options.out, coding, options.store, options.shard_clips),
         load,
         rank=rank,
         world_size=world_size,

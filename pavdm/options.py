@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdm import __version__
-from pavdm.data_commands import add_preprocess
+from pavdm.data_commands import add_preprocess, add_world
 from pavdm.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     new_model.set_defaults(command="new_model")
 
     add_preprocess(commands, _add_model_options)
+    add_world(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

@@ -140,22 +140,33 @@ class ClipDataset(Dataset[Sample]):
             if entry.key != key:
                 continue
             try:
-                fps = self.fps if entry.num_frames > 1 else IMAGE_FPS
-                return Sample(self._frames(entry, seed), entry.clip.text, fps, tuple(skipped))
+                return Sample(self._drawn(entry, seed), entry.clip.text, self.told_fps(entry), tuple(skipped))
             except InputError as error:
                 skipped.append(Skipped(entry.clip.path, str(error)))
         raise InputError(f"not one of {len(skipped)} clips decodes; the first: {skipped[0].path}: {skipped[0].reason}")
 
-    def _frames(self, entry: Entry, seed: int) -> Array:
+    def told_fps(self, entry: Entry) -> float:
+        """What the network is told of a clip's frame rate."""
+        return self.fps if entry.num_frames > 1 else IMAGE_FPS
+
+    def frames(self, entry: Entry, start: int) -> Array:
+        """The frames of a clip from frame number `start` (at the dataset's rate) on, uint8 (F, H, W, 3).
+
+        Raises InputError if not all of them decode.
+        """
+        read = read_frames(entry.clip.path, fps=self.fps, size=entry.size, start=start / self.fps)
+        taken = list(islice(read, entry.num_frames))
+        if len(taken) < entry.num_frames:
+            raise InputError(f"{entry.clip.path}: {entry.num_frames} frames were expected, only {len(taken)} decode")
+        return np.stack(taken)
+
+    def _drawn(self, entry: Entry, seed: int) -> Array:
         generator = torch.Generator().manual_seed(seed)
         drawn = int(torch.randint(entry.available - entry.num_frames + 1, (1,), generator=generator))
-        taken: list[Array] = []
-        for start in (drawn, 0):  # from the beginning if the container promised more than decodes
-            frames = read_frames(entry.clip.path, fps=self.fps, size=entry.size, start=start / self.fps)
-            taken = list(islice(frames, entry.num_frames))
-            if len(taken) == entry.num_frames:
-                return np.stack(taken)
-        raise InputError(f"{entry.clip.path}: {entry.num_frames} frames were expected, only {len(taken)} decode")
+        try:
+            return self.frames(entry, drawn)
+        except InputError:
+            return self.frames(entry, 0)  # from the beginning if the container promised more than decodes
 
     def batches(self, epoch: int, *, seed: int, share: Share | None = None) -> Order:
         """The batches of an epoch for one process, as a `batch_sampler`; see `order.epoch_order`.

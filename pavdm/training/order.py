@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ import torch
 from pavdm.errors import InputError
 from pavdm.training.task import Share
 
+Key = TypeVar("Key", bound=Hashable)
 Order = list[list[tuple[int, int]]]
 
 
@@ -49,7 +51,7 @@ def epoch_order(
     return order
 
 
-def never_used(keys: Sequence[Hashable], batch_sizes: Sequence[int], share: Share) -> dict[Hashable, int]:
+def never_used(keys: Sequence[Key], batch_sizes: Sequence[int], share: Share) -> dict[Key, int]:
     """Keys with too few examples for even one step, and how many they have: these are in no epoch at all."""
     sizes = dict(zip(keys, batch_sizes, strict=True))
     needed = share.world_size * share.accumulation

@@ -9,21 +9,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pavdm import captions
 from pavdm.errors import InputError
-from pavdm.models.text_encoder import TextEncoder
-from pavdm.models.vae import VideoVAE
 from pavdm.models.write import write_json
-from pavdm.sampling.progressive import posterior_noise
 from pavdm.training.clip_list import Skipped
+from pavdm.training.coding import Coder, Coding
 from pavdm.training.latent_shards import (
     SETTINGS,
     Shard,
@@ -45,20 +42,12 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """How clips are encoded and stored.
-
-    posterior: "sample" draws the latents with noise named by (seed, clip), "mode" takes the most likely ones.
-    store: number format on disk: fp16, bf16 or fp32. aesthetic: score appended to every caption, None for none; then
-    captions are cleaned as prompts are. identity: what else decides the numbers, such as the networks' fingerprints.
-    """
+    """Where clips go, how they are coded, and in which number format (fp16, bf16, fp32) they are stored."""
 
     out: Path
-    posterior: Literal["sample", "mode"] = "sample"
-    seed: int = 0
+    coding: Coding = field(default_factory=Coding)
     store: str = "fp16"
     shard_clips: int = 128
-    aesthetic: float | None = None
-    identity: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         stored_dtype(self.store)
@@ -68,41 +57,10 @@ class Job:
     def settings(self, clips: RawClips) -> dict[str, Any]:
         return {
             "source": dict(clips.settings),
-            "posterior": self.posterior,
-            "seed": self.seed,
             "store": self.store,
             "shard clips": self.shard_clips,
-            "aesthetic": self.aesthetic,
-            **(self.identity or {}),
+            **self.coding.settings(),
         }
-
-
-class Coder(Protocol):
-    """The networks, as far as a clip needs them."""
-
-    def latents(self, frames: Tensor, noise_name: str | None) -> Tensor:
-        """uint8 (F, H, W, 3) -> (C, T, h, w) on the CPU; the posterior's mode without a name for its noise."""
-
-    def embedding(self, text: str) -> Tensor:
-        """(tokens, width) on the CPU."""
-
-
-@dataclass(frozen=True)
-class Networks:
-    """A VAE on its device, and a text encoder."""
-
-    vae: VideoVAE
-    text_encoder: TextEncoder
-    device: torch.device
-
-    @torch.inference_mode()
-    def latents(self, frames: Tensor, noise_name: str | None) -> Tensor:
-        pixels = frames.to(self.device).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
-        noise = None if noise_name is None else posterior_noise(noise_name, self.device)
-        return self.vae.encode(pixels, noise)[0].cpu()
-
-    def embedding(self, text: str) -> Tensor:
-        return self.text_encoder.encode([text])[0]
 
 
 @dataclass(frozen=True)
@@ -190,15 +148,14 @@ class _Building:
         if isinstance(raw, Skipped):
             self.skipped.append(raw)
             return
-        job = self._job
-        noise = f"{job.seed}/{number}" if job.posterior == "sample" else None
-        latents = self._coder.latents(torch.from_numpy(raw.frames), noise).to(self._dtype)
+        coding = self._job.coding
+        latents = self._coder.latents(raw.pixels(), coding.noise_name(number)).to(self._dtype)
         if not bool(torch.isfinite(latents).all()):
             raise InputError(
-                f"clip {number} ({raw.name}) has latents that are no numbers in {job.store}: try --store fp32, or "
-                "--dtype fp32"
+                f"clip {number} ({raw.name}) has latents that are no numbers in {self._job.store}: try --store fp32, "
+                "or --dtype fp32"
             )
-        text = captions.preprocess(raw.text, job.aesthetic)
+        text = coding.caption(raw.text)
         if text not in self._captions:
             self._captions[text] = self._coder.embedding(text).to(self._dtype)
         frames, height, width, _ = raw.frames.shape

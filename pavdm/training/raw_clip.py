@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pavdm.training.clip_list import Skipped
 
@@ -21,6 +23,10 @@ class RawClip:
     text: str
     name: str
     fps: float
+
+    def pixels(self) -> Tensor:
+        """(1, 3, F, H, W) fp32 in [-1, 1]."""
+        return torch.from_numpy(self.frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
 
 
 class RawClips(Protocol):
