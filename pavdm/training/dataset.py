@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -25,10 +26,11 @@ from torch.utils.data import Dataset
 from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size
 from pavdm.errors import InputError
 from pavdm.training.clip_list import CaptionedClip, Skipped
+from pavdm.training.image_file import image_size, is_image, read_image
 from pavdm.training.order import Order, epoch_order
 from pavdm.training.raw_clip import IMAGE_FPS
 from pavdm.training.task import Share
-from pavdm.video_reader import VideoInfo, probe, read_frames
+from pavdm.video_reader import probe, read_frames
 
 Array = np.ndarray
 MIN_AREA = 0.8  # of a bucket's: smaller clips are not blown up (Open-Sora's own bound)
@@ -105,16 +107,18 @@ class ClipDataset(Dataset[Sample]):
     def survey(
         cls, clips: Sequence[CaptionedClip], buckets: Sequence[Bucket], fps: float = 24.0, num_threads: int = 4
     ) -> tuple[ClipDataset, list[Skipped]]:
-        """Look at every file, decode its first frame, and give it the largest bucket that it fills, of these the one
-        nearest to its aspect, of these the longest.
+        """Look at every file, decode its first frame (an image has no other), and give it the largest bucket that it
+        fills, of these the one nearest to its aspect, of these the longest.
 
         fps: all clips are resampled to this rate, so that the model is told the true one.
         Raises InputError if no clip is left.
         """
         entries, skipped = [], []
         with ThreadPoolExecutor(num_threads) as pool:
-            for clip, found in zip(clips, pool.map(_probed, [clip.path for clip in clips]), strict=True):
-                entry = _placed(clip, found, buckets, fps) if isinstance(found, VideoInfo) else found
+            for clip, found in zip(
+                clips, pool.map(partial(_probed, fps=fps), [clip.path for clip in clips]), strict=True
+            ):
+                entry = _placed(clip, found, buckets, fps) if isinstance(found, _Found) else found
                 if isinstance(entry, Entry):
                     entries.append(entry)
                 else:
@@ -154,6 +158,8 @@ class ClipDataset(Dataset[Sample]):
 
         Raises InputError if not all of them decode.
         """
+        if is_image(entry.clip.path):
+            return read_image(entry.clip.path, entry.size)[None]
         read = read_frames(entry.clip.path, fps=self.fps, size=entry.size, start=start / self.fps)
         taken = list(islice(read, entry.num_frames))
         if len(taken) < entry.num_frames:
@@ -177,29 +183,36 @@ class ClipDataset(Dataset[Sample]):
         return epoch_order(keys, sizes, seed=seed, epoch=epoch, share=share)
 
 
-def _probed(path: Path) -> VideoInfo | str:
+@dataclass(frozen=True)
+class _Found:
+    """What a file holds: (height, width), and frames at the dataset's rate."""
+
+    size: tuple[int, int]
+    available: int
+
+
+def _probed(path: Path, fps: float) -> _Found | str:
     try:
-        return probe(path)
+        if is_image(path):
+            return _Found(image_size(path), 1)
+        info = probe(path)
+        return _Found((info.height, info.width), max(1, int(info.duration_seconds * fps + 1e-3)))
     except InputError as error:
         return str(error)
 
 
-def _placed(clip: CaptionedClip, info: VideoInfo, buckets: Sequence[Bucket], fps: float) -> Entry | str:
-    available = max(1, int(info.duration_seconds * fps + 1e-3))  # at least the frame that was decoded: an image
-    aspect = info.height / info.width
+def _placed(clip: CaptionedClip, found: _Found, buckets: Sequence[Bucket], fps: float) -> Entry | str:
+    available, aspect = found.available, found.size[0] / found.size[1]
     fitting = []
     for bucket in buckets:
         height, width = bucket.size(aspect)
-        if available >= bucket.num_frames and info.height * info.width >= MIN_AREA * height * width:
+        if available >= bucket.num_frames and found.size[0] * found.size[1] >= MIN_AREA * height * width:
             area = round(np.log2(height * width), 1)  # sizes of one resolution count as equal
             rank = (-area, abs(np.log(height / width / aspect)), -bucket.num_frames)
             fitting.append((rank, Entry(clip, (height, width), bucket.num_frames, available, bucket.batch_size)))
     if fitting:
         return min(fitting, key=lambda pair: pair[0])[1]
-    return (
-        f"it fills no bucket: {info.width}x{info.height}, {available} frames at {fps:g} fps "
-        f"({info.duration_seconds:.2f} s)"
-    )
+    return f"it fills no bucket: {found.size[0]}x{found.size[1]} pixels, {available} frames at {fps:g} fps"
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

@@ -49,7 +49,7 @@ def test_each_clip_goes_to_the_largest_bucket_it_fills_and_the_rest_is_listed(cl
     assert placed["slow"] == ((32, 48), 34, 50)  # 2 s at 5 fps are 50 frames at 25
     reasons = {item.path.stem: item.reason for item in skipped}
     assert set(reasons) == {"tiny", "noise", "missing"}
-    assert "it fills no bucket: 16x16, 50 frames at 25 fps" in reasons["tiny"]
+    assert "it fills no bucket: 16x16 pixels, 50 frames at 25 fps" in reasons["tiny"]
     assert "no such file" in reasons["missing"]
 
 
