@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from pavdm import captions
 from pavdm.errors import InputError
 from pavdm.models.text_encoder import TextEncoder
-from pavdm.models.vae import VideoVAE
+from pavdm.models.vae import Noise, VideoVAE
 from pavdm.sampling.progressive import posterior_noise
 from pavdm.training.dataset import Batch
 from pavdm.training.pixel_source import PixelSource
@@ -21,6 +21,7 @@ from pavdm.training.source import Clips
 from pavdm.training.task import Share
 
 Posterior = Literal["sample", "mode"]
+SMALL_CLIP = 2**22  # numbers in its pixels: 187 frames of 64x96 are small
 
 
 class Coder(Protocol):
@@ -46,10 +47,32 @@ class Networks:
     @torch.no_grad()
     def latents(self, pixels: Tensor, noise_name: str | None) -> Tensor:
         noise = None if noise_name is None else posterior_noise(noise_name, self.device)
-        return self.vae.encode(pixels.to(self.device), noise)[0].cpu()
+        pixels = pixels.to(self.device)
+        length = self.vae.config.micro_frame_size
+        if pixels.shape[2] % length or pixels.numel() > SMALL_CLIP:
+            return self.vae.encode(pixels, noise)[0].cpu()
+        # The pieces of a small clip as one batch: half the time on a CPU. They are independent of each other.
+        pieces = pixels[0].unflatten(1, (-1, length)).transpose(0, 1)  # (pieces, 3, 17, H, W)
+        micro_batch, self.vae.micro_batch = self.vae.micro_batch, length
+        try:
+            latents = self.vae.encode(pieces, None if noise is None else _piece_by_piece(noise))
+        finally:
+            self.vae.micro_batch = micro_batch  # bounds the memory of large clips
+        return latents.transpose(0, 1).flatten(1, 2).cpu()
 
     def embedding(self, text: str) -> Tensor:
         return self.text_encoder.encode([text])[0]
+
+
+def _piece_by_piece(noise: Noise) -> Noise:
+    """For a batch of pieces the noise that they would get one after the other. Frames come in one row either way."""
+
+    def draw(shape: tuple[int, ...]) -> Tensor:
+        if len(shape) == 4:  # the spatial posterior of some frames
+            return noise(shape)
+        return torch.cat([noise((1, *shape[1:])) for _ in range(shape[0])])
+
+    return draw
 
 
 @dataclass(frozen=True)

@@ -181,8 +181,10 @@ def draw(scene: Scene, num_frames: int, size: tuple[int, int], fps: float = 24.0
             for body in scene.bodies
         ]
         pixels = draw_bodies(shown, paths)
-        pixels *= light(scene.light, seconds, scene.light_period)[:, None, None]
-        frames[start:stop] = np.clip(pixels + 0.5, 0, 255)
+        if scene.light != "day":  # all 1
+            pixels *= light(scene.light, seconds, scene.light_period)[:, None, None]
+        pixels += 0.5
+        np.minimum(pixels, 255, out=frames[start:stop], casting="unsafe")
     return frames
 
 

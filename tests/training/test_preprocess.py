@@ -261,18 +261,18 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
 
     class Noise(Means):
         def latents(self, pixels, noise_name):
-            return torch.full((16, 35, 28, 40), 0.5)
+            return torch.full((16, 35, 14, 20), 0.5)
 
     folder = tmp_path / "large"
-    preprocess(WorldClips(24, (17,), SMALL), Job(folder, Coding("mode"), "fp32", 6), Noise)
+    preprocess(WorldClips(96, (1,), SMALL), Job(folder, Coding("mode"), "fp32", 24), Noise)
     size = sum(path.stat().st_size for path in folder.glob("shard-*"))
     assert size > 55e6
     code = (
         "import sys; from pathlib import Path\n"
         "from pavdm.training.latent_source import LatentSource; from pavdm.training.task import Share\n"
         "def held(): return int(next(l for l in open('/proc/self/status') if l.startswith('RssAnon')).split()[1])\n"
-        "data = LatentSource(Path(sys.argv[1]), 2, 0).clips(Share()); data[0]; before = held()\n"
-        "total = sum(float(data[i].latents.sum()) for i in range(24))\n"
+        "data = LatentSource(Path(sys.argv[1]), 1, 0).clips(Share()); data[0]; before = held()\n"
+        "total = sum(float(data[i].latents.sum()) for i in range(192))\n"
         "print(before, held(), total)"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -280,5 +280,5 @@ def test_memory_does_not_grow_with_the_folder(tmp_path):
         [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True, env=environment
     )
     before, after, total = (float(word) for word in done.stdout.split())
-    assert total == 2 * 24 * 16 * 35 * 28 * 40 * 0.5
+    assert total == 2 * 96 * 16 * 35 * 14 * 20 * 0.5
     assert (after - before) * 1024 < 0.3 * size
