@@ -175,10 +175,17 @@ def _run_preprocess(options: argparse.Namespace) -> int:
             counter.close()
             print("interrupted; the same command goes on at the first shard that is missing", file=sys.stderr)
             return EXIT_INTERRUPTED
-    kept = f", {outcome.found} were there already" if outcome.found else ""
-    print(f"{options.out}: {outcome.encoded} clips encoded{kept}, {outcome.skipped} skipped")
+    counts = [f"{outcome.encoded} clips encoded"]
+    if outcome.found:
+        counts.append(f"{outcome.found} were there already")
+    counts.append(f"{outcome.skipped} skipped")
+    if outcome.unusable:
+        counts.append(f"{outcome.unusable} files left out from the start")
+    print(f"{options.out}: {', '.join(counts)}")
     if not outcome.complete:
-        print("shards of the other processes are still missing; whoever ends last writes the index")
+        print("shards of the other processes are still missing; the process that ends last writes the index")
+    elif outcome.skipped or outcome.unusable:
+        print(f"what is not in it, and why: {options.out / 'skipped.csv'}")
     return 0
 
 

@@ -36,7 +36,7 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray:
     with _upright(path) as image:
         rgba = image.convert("RGBA")
         opaque = Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-        return np.asarray(ImageOps.fit(opaque, (size[1], size[0]), Image.Resampling.BICUBIC))
+        return np.array(ImageOps.fit(opaque, (size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 @contextmanager

@@ -11,11 +11,11 @@ the first one missing. A caption that several clips of a shard share is stored o
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import Tensor
 from pavdm.errors import InputError
 from pavdm.models.header import read_header
 from pavdm.models.write import replacing, write_safetensors
-from pavdm.training.clip_list import Skipped
+from pavdm.training.clip_list import Skipped, write_skipped
 
 SETTINGS, INDEX, SKIPPED = "settings.json", "index.json", "skipped.csv"
 FORMAT = 1
@@ -109,10 +109,7 @@ def _clip(row: Mapping[str, Any]) -> StoredClip:
 
 def write_index(folder: Path, settings: Mapping[str, Any], shards: Sequence[Shard], skipped: Sequence[Skipped]) -> None:
     """Write skipped.csv, then index.json: once that is there, the folder is complete."""
-    with replacing(folder / SKIPPED) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(("path", "reason"))
-        rows.writerows((item.path, item.reason) for item in (*skipped, *(s for shard in shards for s in shard.skipped)))
+    write_skipped(folder / SKIPPED, chain(skipped, *(shard.skipped for shard in shards)))
     listed = [
         {"file": shard_name(number), "clips": [asdict(clip) for clip in shard.clips]}
         for number, shard in enumerate(shards)

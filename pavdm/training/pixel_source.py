@@ -19,6 +19,7 @@ from pavdm.training.order import EndlessOrder, never_used, uniform
 from pavdm.training.raw_clip import RawClip
 from pavdm.training.task import Share
 from pavdm.training.world_source import WorldClips, world_clip
+from pavdm.video_reader import frame_rate
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class FileSource:
         self.source = Path(source)
         self.buckets = list(buckets)
         self.seed = seed
+        frame_rate(fps)  # refuses what is none
         clips, uncaptioned = read_clip_list(source)
         self.dataset, unusable = ClipDataset.survey(clips, buckets, fps)
         self.skipped: Sequence[Skipped] = (*uncaptioned, *unusable)

@@ -75,12 +75,14 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Clips that this process encoded, found finished and skipped; complete: all shards of all processes are there."""
+    """Clips that this process encoded, found finished, and could not read. complete: all shards of all processes are
+    there. unusable: files that were left out from the start."""
 
     encoded: int
     found: int
     skipped: int
     complete: bool
+    unusable: int
 
 
 def preprocess(
@@ -99,6 +101,8 @@ def preprocess(
     load: called if there is something to encode. workers: processes that read clips while this one encodes.
     Raises InputError for a folder of other settings and for a full disk; Stopped if `should_stop` answered True.
     """
+    if workers < 0:
+        raise InputError(f"the number of reading processes must be at least 0: got {workers}")
     settings = job.settings(clips)
     _claim(job.out, settings)
     shards = [range(begin, min(begin + job.shard_clips, len(clips))) for begin in range(0, len(clips), job.shard_clips)]
@@ -129,7 +133,7 @@ def preprocess(
     if complete:
         everything = [read_shard(_path(job.out, number), settings) for number in range(len(shards))]
         write_index(job.out, settings, everything, clips.skipped)
-    return Outcome(encoded, found, skipped, complete)
+    return Outcome(encoded, found, skipped, complete, len(clips.skipped))
 
 
 class _Building:

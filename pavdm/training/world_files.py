@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pavdm.errors import InputError
 from pavdm.models.write import replacing
-from pavdm.training.world import draw, make_scene, render
+from pavdm.training.world import check_clip, draw, make_scene
 from pavdm.video_writer import VideoWriter
 
+MAX_SECONDS = 24 * 3600
 SECTION = 240  # frames that are rendered at a time
 
 
@@ -26,17 +27,17 @@ def write_clips(
 
     size: (height, width) in pixels, both even. Raises InputError for what cannot be rendered or written.
     """
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise InputError(f"clips of the world last up to {MAX_SECONDS} seconds: got {seconds}")
+    check_clip(1, size, fps)
     num_frames = round(seconds * fps)
-    if count < 1 or num_frames < 1 or first_seed < 0:
-        raise InputError(
-            f"expected at least 1 clip of at least 1 frame, of seeds from 0 on: got {count} clips of {seconds:g} s at "
-            f"{fps:g} fps from seed {first_seed} on"
-        )
+    check_clip(num_frames, size, fps)
+    if count < 1 or first_seed < 0:
+        raise InputError(f"expected at least 1 clip, of seeds from 0 on: got {count} from seed {first_seed} on")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the folder {folder} cannot be made: {error.strerror or error}") from error
-    render(first_seed, 1, size, fps)  # refuses sizes that show nothing before there is a file
     for seed in range(first_seed, first_seed + count):
         scene = make_scene(seed, size[1] / size[0])
         path = folder / f"world-{seed:09d}.mp4"

@@ -13,7 +13,7 @@ from pavdm.errors import InputError
 from pavdm.training.clip_list import Skipped
 from pavdm.training.order import uniform
 from pavdm.training.raw_clip import RawClip
-from pavdm.training.world import draw, make_scene
+from pavdm.training.world import check_clip, draw, make_scene
 
 HELD_OUT = 1_000_000_000
 PIECE_FRAMES = 17
@@ -35,10 +35,12 @@ class WorldClips:
     skipped: Sequence[Skipped] = ()
 
     def __post_init__(self) -> None:
-        if self.count < 1 or self.first_seed < 0 or not self.lengths or min(self.lengths) < 1:
+        for length in self.lengths:
+            check_clip(length, self.size, self.fps)
+        if self.count < 1 or self.first_seed < 0:
             raise InputError(
-                "the world gives at least 1 clip of at least 1 frame, of seeds from 0 on: got "
-                f"{self.count} clips of {list(self.lengths)} frames from seed {self.first_seed} on"
+                "the world gives at least 1 clip, of seeds from 0 on: got "
+                f"{self.count} clips from seed {self.first_seed} on"
             )
         if self.first_seed < HELD_OUT < self.first_seed + self.count:
             raise InputError(

@@ -152,8 +152,12 @@ def test_what_data_names_and_what_does_not_fit_it(folder):
     assert len(raw_clips(Data(str(folder), (17, 34), (32, 48), 25.0))) == 2
     clips = raw_clips(Data(str(folder), buckets=("32x48:17", "32x48:1"), fps=25.0))
     assert len(clips) == 2 * 2 + 4
+    assert sorted({clips[i].frames.shape[0] for i in range(len(clips))}) == [1, 17]
+    assert all(clips[i].pixels().shape[1:] == (3, len(clips[i].frames), 32, 48) for i in range(len(clips)))
     for wrong, told in [
         (Data("world"), "say how many --clips"),
+        (Data("world", clips=1, size=(8, 8)), "a clip of the world has"),
+        (Data(str(folder), size=(32, 48), fps=float("nan")), "frame rate"),
         (Data("world", clips=1, buckets=("32x48:17",)), "leave --bucket out"),
         (Data(str(folder)), "say in which form"),
         (Data(str(folder), size=(32, 48), clips=3), "belong to the world"),

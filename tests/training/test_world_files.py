@@ -34,6 +34,13 @@ def test_files_that_exist_and_clips_that_show_nothing_are_refused(tmp_path, caps
     assert "already exists" in capsys.readouterr().err
     assert (tmp_path / "world-000000000.mp4").read_bytes() == before
     assert main(["world", "--out", str(tmp_path), *options, "--overwrite"]) == 0
-    for wrong in (["--count", "0"], ["--seconds", "0"], ["--size", "32x16"], ["--seed", "-1"]):
+    for wrong in (
+        ["--count", "0"],
+        ["--seconds", "0"],
+        ["--size", "32x16"],
+        ["--seed", "-1"],
+        ["--fps", "nan"],
+        ["--seconds", "inf"],
+    ):
         assert main(["world", "--out", str(tmp_path / "none"), *options, *wrong]) == 2
     assert not list((tmp_path / "none").glob("*"))
