@@ -21,6 +21,12 @@ def write_tokenizer(directory: Path) -> int:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, vocab[EOS])])
     tokenizer.save(str(directory / "tokenizer.json"))
+    write_settings(directory)
+    return len(vocab)
+
+
+def write_settings(directory: Path) -> None:
+    """Write tokenizer_config.json, from which AutoTokenizer knows what the tokens of tokenizer.json are for."""
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "pad_token": PAD,
@@ -30,4 +36,3 @@ def write_tokenizer(directory: Path) -> int:
         "model_input_names": ["input_ids", "attention_mask"],
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return len(vocab)

@@ -125,7 +125,7 @@ def dropped_texts(batch: int, probability: float, generator: torch.Generator) ->
 
 
 class TrainedVelocity(nn.Module):
-    """The velocity of a batch with one text per item: STDiT3 and its text projection in one `forward`.
+    """The velocity of a batch, with a text per item or per latent frame: STDiT3 and its text projection in one `forward`.
 
     Data-parallel wrappers see the use of a parameter only where it happens inside the module that they wrap; so they
     wrap this one. `network` holds the weights to save.
@@ -142,24 +142,29 @@ class TrainedVelocity(nn.Module):
         *,
         fps: float,
         size: tuple[int, int],
+        texts: Tensor | None = None,
         dropped: Tensor | None = None,
     ) -> Tensor:
         """Velocity (B, C, T, H, W) fp32.
 
-        embeddings: T5 features (tokens, caption_channels) of each item's text, real tokens only. dropped: from
-        `dropped_texts`; such an item reads the learned null embedding, cut to its own text's token count (what the
-        sampler puts on the other side of the guidance). fps, size (height, width in pixels): as for STDiT3.
+        embeddings: T5 features (tokens, caption_channels) of texts, real tokens only. texts: (B, T) on the CPU, which of
+        them each latent frame reads; None: item i reads the i-th throughout. dropped: from `dropped_texts`; such an
+        item reads the learned null embedding, cut to its own texts' token counts (what the sampler puts on the other
+        side of the guidance). fps, size (height, width in pixels): as for STDiT3.
         """
         batch, channels, length = noised.latents.shape[:3]
-        texts = list(embeddings)
-        if dropped is not None:
-            for item in dropped.nonzero().flatten().tolist():
-                texts[item] = self.network.null_embedding(len(texts[item]))
+        read = list(embeddings)
+        if texts is None:
+            texts = torch.arange(batch)[:, None].expand(batch, length)
+        if dropped is not None and dropped.any():
+            nulls = [self.network.null_embedding(len(text)) for text in embeddings]
+            texts = texts + len(read) * dropped.cpu().long()[:, None]
+            read += nulls
         out = self.network(
             noised.latents,
             noised.timesteps,
-            self.network.project_text(texts),
-            torch.arange(batch)[:, None].expand(batch, length),
+            self.network.project_text(read),
+            texts,
             fps=fps,
             size=size,
             frame_mask=noised.frame_mask,

@@ -45,11 +45,13 @@ MUTED: Mapping[str, tuple[int, int, int]] = {
     "charcoal": (62, 64, 70),
 }
 TURNING_SHAPES = ("square", "triangle", "star", "cross", "heart", "crescent")
-SIZES = {"small": (0.095, 0.115), "": (0.13, 0.16), "large": (0.175, 0.2)}  # radius
+SIZES = {"small": (0.12, 0.135), "": (0.155, 0.18), "large": (0.2, 0.225)}  # radius
 SPEEDS = {"slowly ": 0.6, "": 1.0, "quickly ": 1.6}
 BACKGROUNDS = ("plain", "gradient", "dots", "stripes", "checks", "hills")
+TEXTURES = ("dots", "stripes", "checks")
 MARGIN = 0.02
 MIN_CONTRAST = 80  # of the two colours of a background: difference of red + green + blue
+TEXTURE_STRENGTH = 0.5  # how far a texture goes from its first colour to its second
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ def draw(scene: Scene, num_frames: int, size: tuple[int, int], fps: float = 24.0
     frames = np.empty((num_frames, *size, 3), np.uint8)
     background = scene.background
     muted = [np.array(MUTED[name], np.float32) for name in background.colours]
+    if background.kind in TEXTURES:
+        muted[1] = muted[0] + TEXTURE_STRENGTH * (muted[1] - muted[0])
     for start in range(0, num_frames, 32):  # bounds memory, and fits the processor's cache
         stop = min(start + 32, num_frames)
         seconds = (first_frame + np.arange(start, stop)) / fps
@@ -196,7 +200,7 @@ def draw(scene: Scene, num_frames: int, size: tuple[int, int], fps: float = 24.0
 def make_scene(seed: int, aspect: float = 1.5) -> Scene:
     """The scene that a seed stands for, in pictures `aspect` times as wide as high."""
     chance = _Chance(seed)
-    count = chance.pick((1, 2, 2, 3, 3))
+    count = chance.pick((1, 1, 2, 2, 2, 3))
     colours = chance.shuffled(list(PALETTE))[:count]
     shapes = chance.shuffled(list(SHAPES))[:count]
     bodies = [_make_body(chance, *names, aspect) for names in zip(shapes, colours, strict=True)]
@@ -210,7 +214,7 @@ def make_scene(seed: int, aspect: float = 1.5) -> Scene:
     if kind not in ("plain", "gradient") and chance.below(0.5):
         pan = chance.pick((-1, 1)) * chance.between(0.12, 0.3)
     background = Background(kind, tuple(colours_used), pan, chance.between(0, 10))
-    light = chance.pick(("day", "day", "day", "night", "day to night", "night to day"))
+    light = chance.pick(("day", "day", "day", "day", "night", "night", "day to night", "night to day"))
     return Scene(seed, aspect, tuple(bodies), background, light, chance.between(9, 14))
 
 

@@ -1,0 +1,85 @@
+"""Muon: momentum whose matrices are made orthogonal before a step. Learns small networks in a fraction of AdamW's steps.
+
+Each matrix of weights (of a convolution: output channels x all else) moves by the orthogonal matrix nearest to its
+momentum, so that all directions are learned alike; vectors and scalars are left to AdamW. The step is scaled to the
+size of AdamW's, so that one learning rate serves both.
+Sources: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024); the scale from Liu et al.,
+"Muon is scalable for LLM training" (arXiv 2502.16982), section 2.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ADAMW_RMS = 0.2  # of AdamW's usual step, in units of the learning rate
+# Five steps of this quintic bring all singular values from (0, 1] near to 1, none of them exactly: that is enough.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW for vectors and scalars, Muon for everything with two dimensions or more.
+
+    learning_rate, betas, epsilon, weight_decay: AdamW's; decay is applied to matrices alone. momentum: Muon's.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        learning_rate: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
+    ) -> None:
+        given = list(parameters)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in given if p.ndim >= 2], "momentum": momentum, "weight_decay": weight_decay},
+            {"params": [p for p in given if p.ndim < 2], "momentum": None, "weight_decay": 0.0},
+        ]
+        super().__init__([group for group in groups if group["params"]], learning_rate, betas, epsilon)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """One step on the gradients that are there; the gradients of matrices are used up."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            if group["momentum"] is None:
+                continue
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    self._move(weight, group)
+                    weight.grad = None  # AdamW passes over it
+        super().step()
+        return loss
+
+    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
+        state, gradient = self.state[weight], weight.grad
+        assert gradient is not None
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+        ahead = gradient.lerp(momentum, group["momentum"])  # Nesterov's
+        direction = orthogonal(ahead.flatten(1))
+        size = ADAMW_RMS * max(direction.shape) ** 0.5
+        weight.mul_(1 - group["lr"] * group["weight_decay"])
+        weight.add_(direction.view_as(weight), alpha=-group["lr"] * size)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """About the nearest matrix (M, N) with orthonormal rows or columns, by Newton and Schulz's iteration, fp32."""
+    a, b, c = COEFFICIENTS
+    x = matrix.float()
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / (x.norm() + 1e-7)
+    for _ in range(ITERATIONS):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
