@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pavdm import __version__
 from pavdm.data_commands import add_preprocess, add_world
 from pavdm.errors import InputError
+from pavdm.training.options import add_train_command
 
 if TYPE_CHECKING:
     from pavdm.models.files import ModelFiles
@@ -95,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_preprocess(commands, _add_model_options)
     add_world(commands)
+    add_train_command(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -67,15 +68,19 @@ def train(
     folder made with other settings, a full disk, or a loss that is no number any more.
     """
     check_installed()
+    _check_launch(os.environ)
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState, GradientState
 
-    accelerator = Accelerator(
-        gradient_accumulation_steps=options.accumulation,
-        mixed_precision=options.precision,
-        cpu=options.cpu,
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
+    try:
+        accelerator = Accelerator(
+            gradient_accumulation_steps=options.accumulation,
+            mixed_precision=options.precision,
+            cpu=options.cpu,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
+    except ValueError as error:  # such as fp16 on a CPU
+        raise InputError(f"accelerate cannot train like this: {error}") from error
     try:
         with ExitStack() as stack:
             return _Run(accelerator, task, options, out, quiet, stack).train(should_stop)
@@ -95,9 +100,20 @@ def check_installed() -> None:
             )
 
 
-def checkpoint_blocks(task: Task) -> None:
-    """Let every one of the task's blocks forget its activations and compute them again in the backward pass."""
-    for block in task.blocks():
+def _check_launch(environment: Mapping[str, str]) -> None:
+    """Raise InputError in the one process that `accelerate launch --cpu --num_processes N` starts, without a word and
+    whatever N is (huggingface/accelerate, issue 2741): a run on a part of the batch would look like the whole."""
+    several = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
+    if several and "LOCAL_RANK" not in environment and "RANK" not in environment:
+        raise InputError(
+            "accelerate launch with --cpu starts only one process on a machine, however many are asked for. Launch "
+            "them with: accelerate launch --multi_gpu --num_processes N -m pavdm train --cpu ..."
+        )
+
+
+def checkpoint_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Let each of `blocks` forget its activations and compute them again in the backward pass."""
+    for block in blocks:
         again = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
         block.forward = again
 
@@ -130,7 +146,7 @@ class _Run:
             raise InputError(f"the run in {out} has made {self.done} steps already: {options.steps} were asked for")
 
         if options.checkpointing:
-            checkpoint_blocks(task)
+            checkpoint_blocks(task.blocks())
         self.model, self.optimizer = _prepared(accelerator, task.objective, options)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.average = WeightAverage(trained) if options.ema else None
@@ -202,8 +218,8 @@ class _Run:
         means = accelerator.reduce(torch.cat([asked, torch.stack(values).mean(0)]), "mean").tolist()
         if not math.isfinite(means[1]):
             raise InputError(
-                f"the loss of step {step + 1} is {means[1]}: the run has come apart. Go on from the last checkpoint with "
-                "a lower --learning-rate, in another --out"
+                f"the loss of step {step + 1} is {means[1]}: the run has come apart. Go on from the last checkpoint "
+                "with a lower --learning-rate, in another --out"
             )
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # every process, or none could
         if self.log is not None:
@@ -254,9 +270,7 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
 
     def optimizer(model: nn.Module) -> torch.optim.AdamW:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        return torch.optim.AdamW(
-            trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay
-        )
+        return torch.optim.AdamW(trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay)
 
     if accelerator.is_fsdp2:  # makes the parameters anew, and the optimizer's with them
         model, prepared = accelerator.prepare(objective, optimizer(objective))

@@ -97,8 +97,10 @@ class RunDirectory:
                 f"{file} is missing or damaged ({error}). Remove {file.parent} to go on from the checkpoint before"
             ) from error
 
-    def save(self, progress: Progress, state: Mapping[str, Tensor], networks: Mapping[str, Callable[[Path], None]]) -> Path:
-        """Write a checkpoint: `networks` are folders in it, each with what fills it. Raises InputError on a full disk."""
+    def save(
+        self, progress: Progress, state: Mapping[str, Tensor], networks: Mapping[str, Callable[[Path], None]]
+    ) -> Path:
+        """Write a checkpoint; networks: folders in it, each with what fills it. Raises InputError on a full disk."""
         target = self.checkpoint(progress.step)
         temporary = self.directory / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
         try:
@@ -134,8 +136,8 @@ def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], directory: 
     if differing:
         listed = "; ".join(f"{name} {saved.get(name)!r}, now {present.get(name)!r}" for name in differing)
         raise InputError(
-            f"the run in {directory} was made with other settings: {listed}. Give it the same ones to go on, or another "
-            "--out to start anew"
+            f"the run in {directory} was made with other settings: {listed}. Give it the same ones to go on, or "
+            "another --out to start anew"
         )
 
 

@@ -1,6 +1,6 @@
 """What can be trained: the protocol between a task (STDiT3, VAE, text encoder) and the run that trains it.
 
-The run (`pavdm.training.run`) knows optimizers, processes, checkpoints and logs; a task knows networks, data and losses.
+The run (`pavdm.training.run`) knows optimizers, processes, checkpoints and logs; a task knows network, data and loss.
 Chance belongs to the examples: what a micro-step sees is decided by (seed, its number, the process), so neither the
 order of a run nor its resumption needs the state of a random generator.
 """
@@ -45,9 +45,9 @@ class Task(Protocol):
     """What is trained: weights, examples, loss, how weights and samples are written.
 
     network: whose weights are trained (those that require gradients), averaged and saved.
-    objective: contains `network`; `forward(batch) -> (loss, logs)`: a scalar tensor, the mean over the batch's examples,
-        and named scalar tensors to log. This is what the data-parallel wrappers wrap. It draws from no global generator:
-        chance comes with the batch.
+    objective: contains `network`; `forward(batch) -> (loss, logs)`: a scalar tensor, the mean over the batch's
+        examples, and named scalar tensors to log. This is what the data-parallel wrappers wrap. It draws from no global
+        generator: chance comes with the batch.
     """
 
     @property
