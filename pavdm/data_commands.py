@@ -118,6 +118,13 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="world: clips begin up to S seconds into their scene (default 0)",
     )
+    clips.add_argument(
+        "--changing",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="world, pre-computed: share of the clips in which a colour or the light changes, and the caption with it",
+    )
 
 
 def data_from(options: argparse.Namespace, name: str) -> Data:
@@ -133,6 +140,7 @@ def data_from(options: argparse.Namespace, name: str) -> Data:
         options.clips,
         options.first_seed,
         options.latest_start,
+        options.changing,
     )
 
 

@@ -34,16 +34,16 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class StoredClip:
-    """A clip of a shard: tensor `latents.<item>`, and `text.<caption>` for its `text`, as the encoder read it.
+    """A clip of a shard.
 
-    name: where it comes from. size: (height, width) in pixels; frames, fps: of the clip that was encoded.
-    latents: shape of its latents.
+    name: where it comes from. item: its latents are the tensor `latents.<item>`, of shape `latents`.
+    captions: (first frame, number, text as the encoder read it), in order from frame 0 on; `text.<number>` is the
+    embedding. size: (height, width) in pixels; frames, fps: of the clip that was encoded.
     """
 
     name: str
-    text: str
     item: int
-    caption: int
+    captions: tuple[tuple[int, int, str], ...]
     size: tuple[int, int]
     frames: int
     fps: float
@@ -104,7 +104,8 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def _clip(row: Mapping[str, Any]) -> StoredClip:
-    return StoredClip(**{**row, "size": tuple(row["size"]), "latents": tuple(row["latents"])})
+    captions = tuple((int(first), int(number), str(text)) for first, number, text in row["captions"])
+    return StoredClip(**{**row, "size": tuple(row["size"]), "latents": tuple(row["latents"]), "captions": captions})
 
 
 def write_index(folder: Path, settings: Mapping[str, Any], shards: Sequence[Shard], skipped: Sequence[Skipped]) -> None:
@@ -153,10 +154,10 @@ class ShardFolder:
         file, clip = self.clips[number]
         return self._tensor(file, f"latents.{clip.item}")
 
-    def embedding(self, number: int) -> Tensor:
-        """(tokens, width) in the stored type, a view of the file."""
+    def embeddings(self, number: int) -> list[Tensor]:
+        """(tokens, width) of each of its captions, in the stored type, views of the file."""
         file, clip = self.clips[number]
-        return self._tensor(file, f"text.{clip.caption}")
+        return [self._tensor(file, f"text.{caption}") for _, caption, _ in clip.captions]
 
     def _tensor(self, file: str, name: str) -> Tensor:
         try:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
 from pavdm.errors import InputError
 from pavdm.training.latent_shards import ShardFolder
 from pavdm.training.order import EndlessOrder, Order, epoch_order, never_used
@@ -44,7 +45,7 @@ class LatentSource:
     @property
     def text_width(self) -> int:
         """Of the embeddings."""
-        return self.shards.embedding(0).shape[1]
+        return self.shards.embeddings(0)[0].shape[1]
 
     def clips(self, share: Share) -> Dataset[Clips]:
         """Raises InputError if there are too few clips for one step."""
@@ -74,10 +75,19 @@ class _Batches(Dataset[Clips]):
 
     def __getitem__(self, index: int) -> Clips:
         numbers = [number for number, _ in self._order[index]]
-        clip = self._shards.clips[numbers[0]][1]
+        clips = [self._shards.clips[number][1] for number in numbers]
+        latents = torch.stack([self._shards.latents(number) for number in numbers]).float()
+        stored = [self._shards.embeddings(number) for number in numbers]
+        embeddings = [each[0] for each in stored]
+        texts = torch.arange(len(numbers))[:, None].repeat(1, latents.shape[2])
+        for row, clip, each in zip(texts, clips, stored, strict=True):
+            for (first, _, _), embedding in zip(clip.captions[1:], each[1:], strict=True):
+                row[first // PIECE_FRAMES * PIECE_LATENTS :] = len(embeddings)
+                embeddings.append(embedding)
         return Clips(
-            torch.stack([self._shards.latents(number) for number in numbers]).float(),
-            tuple(self._shards.embedding(number).to(torch.float32, copy=True) for number in numbers),
-            clip.fps,
-            clip.size,
+            latents,
+            tuple(embedding.to(torch.float32, copy=True) for embedding in embeddings),
+            clips[0].fps,
+            clips[0].size,
+            texts if len(embeddings) > len(numbers) else None,
         )

@@ -159,16 +159,17 @@ class _Building:
                 f"clip {number} ({raw.name}) has latents that are no numbers in {self._job.store}: try --store fp32, "
                 "or --dtype fp32"
             )
-        text = coding.caption(raw.text)
-        if text not in self._captions:
-            self._captions[text] = self._coder.embedding(text).to(self._dtype)
+        captions = tuple(self._caption(first, text) for first, text in ((0, raw.text), *raw.changes))
         frames, height, width, _ = raw.frames.shape
         shape = (latents.shape[0], latents.shape[1], latents.shape[2], latents.shape[3])
-        caption = list(self._captions).index(text)
-        self.clips.append(
-            StoredClip(raw.name, text, len(self._latents), caption, (height, width), frames, raw.fps, shape)
-        )
+        self.clips.append(StoredClip(raw.name, len(self._latents), captions, (height, width), frames, raw.fps, shape))
         self._latents.append(latents)
+
+    def _caption(self, first: int, text: str) -> tuple[int, int, str]:
+        read = self._job.coding.caption(text)
+        if read not in self._captions:
+            self._captions[read] = self._coder.embedding(read).to(self._dtype)
+        return first, list(self._captions).index(read), read
 
     def write(self, path: Path, settings: Mapping[str, Any]) -> None:
         shard = Shard(tuple(self.clips), tuple(self.skipped))

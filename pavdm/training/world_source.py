@@ -14,6 +14,7 @@ from pavdm.training.clip_list import Skipped
 from pavdm.training.order import uniform
 from pavdm.training.raw_clip import RawClip
 from pavdm.training.world import check_clip, draw, make_scene
+from pavdm.training.world_change import render_changing
 
 HELD_OUT = 1_000_000_000
 PIECE_FRAMES = 17
@@ -24,6 +25,7 @@ class WorldClips:
     """Clip i is that of seed `first_seed + i`. lengths: in frames; each clip has one of them, chosen by its seed.
 
     latest_start: clips begin at a moment from 0 to this many seconds into their scene. size: (height, width).
+    changing: share of the clips in which something changes, and their caption with it (`world_change`).
     """
 
     count: int
@@ -32,6 +34,7 @@ class WorldClips:
     fps: float = 24.0
     first_seed: int = 0
     latest_start: float = 0.0
+    changing: float = 0.0
     skipped: Sequence[Skipped] = ()
 
     def __post_init__(self) -> None:
@@ -49,6 +52,11 @@ class WorldClips:
             )
         if not 0 <= self.latest_start < 1e6:
             raise InputError(f"a clip starts 0 to 1,000,000 seconds into its scene: got {self.latest_start}")
+        if not 0 <= self.changing <= 1 or (self.changing and self.latest_start):
+            raise InputError(
+                f"the share of changing clips lies in 0..1, and they start at 0 seconds: got {self.changing} with "
+                f"starts up to {self.latest_start} s"
+            )
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -60,6 +68,7 @@ class WorldClips:
             "fps": self.fps,
             "first seed": self.first_seed,
             "latest start": self.latest_start,
+            "changing": self.changing,
         }
 
     def name(self, number: int) -> str:
@@ -71,9 +80,12 @@ class WorldClips:
     def __getitem__(self, number: int) -> RawClip:
         seed = self.first_seed + number
         which, when = uniform(2, seed, 1)
-        return world_clip(
-            seed, self.lengths[int(which * len(self.lengths))], self.size, self.fps, when, self.latest_start
-        )
+        length = self.lengths[int(which * len(self.lengths))]
+        if self.changing:
+            clip = render_changing(seed, length, self.size, self.fps, share=self.changing)
+            (_, caption), *changes = clip.captions
+            return RawClip(clip.frames, caption, self.name(number), self.fps, tuple(changes))
+        return world_clip(seed, length, self.size, self.fps, when, self.latest_start)
 
 
 def world_clip(

@@ -15,6 +15,7 @@ from pavdm.training.latent_source import LatentSource
 from pavdm.training.preprocess import Job, preprocess
 from pavdm.training.sources import Data, clip_source
 from pavdm.training.task import Share
+from pavdm.training.world_change import render_changing
 from pavdm.training.world_source import WorldClips
 
 
@@ -47,7 +48,7 @@ def test_a_batch_holds_the_clips_whose_numbers_it_drew(folder):
     for number, embedding in zip(numbers(batch), batch.embeddings, strict=True):
         clip = source.shards.clips[number][1]
         assert batch.latents.shape[2] == clip.frames // 17 * 5
-        assert embedding.shape == (len(clip.text.split()), 3) and embedding.dtype == torch.float32
+        assert embedding.shape == (len(clip.captions[0][2].split()), 3) and embedding.dtype == torch.float32
     assert (len(source), source.channels, source.text_width) == (23, 2, 3)
 
 
@@ -68,6 +69,27 @@ def test_in_a_step_all_processes_have_one_length_and_no_clip_comes_twice(folder)
         assert len({batch.latents.shape for batch in batches}) == 1
         epoch += [number for batch in batches for number in numbers(batch)]
     assert len(set(epoch)) == 16
+
+
+def test_where_a_caption_changes_the_frames_of_its_piece_read_the_new_one(tmp_path):
+    world = WorldClips(12, (51,), (16, 24), changing=0.5)
+    preprocess(world, Job(tmp_path, Coding("sample"), "fp16", 5), Named)
+    batch = LatentSource(tmp_path, 12, seed=0).clips(Share())[0]
+    changing = 0
+    for item, number in enumerate(numbers(batch)):
+        clip = render_changing(number, 51, (16, 24), share=0.5)
+        words = [len(batch.embeddings[text]) for text in batch.texts[item].tolist()]
+        expected = [len(next(c for f, c in reversed(clip.captions) if f <= 17 * (t // 5)).split()) for t in range(15)]
+        assert words == expected
+        assert batch.texts[item, 0] == item
+        later = [batch.embeddings[text] for text in set(batch.texts[item].tolist()) - {item}]
+        assert len(later) == len(clip.captions) - 1
+        changing += len(later)
+    assert 2 < changing < 10 and len(batch.embeddings) == 12 + changing
+    frames = world[next(n for n in range(12) if world[n].changes)].frames
+    assert frames.shape == (51, 16, 24, 3)
+    plain = LatentSource(tmp_path, 1, seed=0).clips(Share())
+    assert any(plain[index].texts is None for index in range(12))
 
 
 def test_worker_processes_give_the_same_batches(folder):
