@@ -303,18 +303,52 @@ def _run_workflow(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_preprocess(options: argparse.Namespace) -> int:
+    from pavdm.data_commands import ClipCounter, run_preprocess
+    from pavdm.training.preprocess import Stopped
+
+    with ClipCounter(hidden=options.quiet) as counter, _asked_to_stop("this clip") as should_stop:
+        try:
+            outcome = run_preprocess(options, counter.show, should_stop)
+        except Stopped:
+            counter.close()
+            print("interrupted; the same command goes on at the first shard that is missing", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    counts = [f"{outcome.encoded} clips encoded"]
+    if outcome.found:
+        counts.append(f"{outcome.found} were there already")
+    counts.append(f"{outcome.skipped} skipped")
+    if outcome.unusable:
+        counts.append(f"{outcome.unusable} files left out from the start")
+    print(f"{options.out}: {', '.join(counts)}")
+    if not outcome.complete:
+        print("shards of the other processes are still missing; the process that ends last writes the index")
+    elif outcome.skipped or outcome.unusable:
+        print(f"what is not in it, and why: {options.out / 'skipped.csv'}")
+    return 0
+
+
+def _run_world(options: argparse.Namespace) -> int:
+    from pavdm.training.world_files import write_clips
+
+    size, first = size_from(options), options.seed
+    made = write_clips(options.out, options.count, options.seconds, size, options.fps, first, options.overwrite)
+    for path, caption in made:
+        print(f"{path}: {caption}", flush=True)
+    return 0
+
+
 _COMMANDS = {
     "cut": _run_cut,
     "batch": _run_batch,
+    "world": _run_world,
+    "preprocess": _run_preprocess,
     "video": _run_video,
     "schedule": _run_schedule,
     "info": _run_info,
     "new_model": _run_new_model,
-<<<<<<< HEAD
     "eval": _run_eval,
-=======
     "train": _run_train,
->>>>>>> run
     "doctor": _run_doctor,
     "workflow": _run_workflow,
 }

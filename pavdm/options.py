@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pavdm import __version__
 from pavdm.batch.options import add_batch, add_cut
 from pavdm.comfyui import command as workflow_command
+from pavdm.data_commands import add_preprocess, add_world
 from pavdm.errors import InputError
 from pavdm.evaluation.command import add_options as add_evaluation_options
 from pavdm.training.options import add_train_command
@@ -92,6 +93,8 @@ def parser() -> argparse.ArgumentParser:
     )
     add_evaluation_options(evaluate)
     evaluate.set_defaults(command="eval")
+    add_preprocess(commands, _add_model_options)
+    add_world(commands)
     add_train_command(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pavdm.errors import InputError
+from pavdm.models.write import replacing
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,14 @@ def read_clip_list(source: str | Path) -> tuple[list[CaptionedClip], list[Skippe
     if not clips:
         raise InputError(f"{source} names no clip with a caption; {len(skipped)} files have none")
     return clips, skipped
+
+
+def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
+    """List what is not trained on, with the columns `path` and `reason`. Raises InputError if it cannot be written."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "reason"))
+        rows.writerows((item.path, item.reason) for item in skipped)
 
 
 def _csv_rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:

@@ -16,9 +16,9 @@ from pavdm.training.task import Share
 class Clips:
     """Clean clips of one size and length.
 
-    latents: (B, C, T, H, W) fp32, on the CPU. embeddings: T5 features (tokens, width) of the captions, real tokens
-    only: first each clip's own, then those to which captions change. texts: (B, T), which of them each latent frame
-    reads; None if no caption changes. fps: of the video. size: (height, width) in pixels.
+    latents: (B, C, T, H, W) fp32, on the CPU. embeddings: T5 features (tokens, width) of captions, real tokens only:
+    first each clip's own, then those to which captions change. texts: (B, T), which of them each latent frame reads;
+    None if no caption changes. fps: of the video. size: (height, width) in pixels.
     """
 
     latents: Tensor

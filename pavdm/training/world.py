@@ -159,14 +159,19 @@ def render(
 
     size: (height, width) in pixels. Equal arguments give equal pixels. Raises InputError for sizes that show nothing.
     """
+    check_clip(num_frames, size, fps)
+    scene = make_scene(seed, size[1] / size[0])
+    return draw(scene, num_frames, size, fps), scene.caption, scene
+
+
+def check_clip(num_frames: int, size: tuple[int, int], fps: float) -> None:
+    """Raise InputError for clips that show nothing."""
     height, width = size
-    if num_frames < 1 or min(size) < 16 or not 0.75 <= width / height <= 4 or not fps > 0:
+    if num_frames < 1 or min(size) < 16 or not 0.75 <= width / height <= 4 or not 0 < fps <= 1000:
         raise InputError(
             "a clip of the world has at least 1 frame, at least 16 x 16 pixels, 0.75 to 4 times as wide as high, and a "
-            f"frame rate above 0: got {num_frames} frames of {height}x{width} at {fps} fps"
+            f"frame rate above 0 and up to 1000: got {num_frames} frames of {height}x{width} at {fps} fps"
         )
-    scene = make_scene(seed, width / height)
-    return draw(scene, num_frames, size, fps), scene.caption, scene
 
 
 def draw(scene: Scene, num_frames: int, size: tuple[int, int], fps: float = 24.0, first_frame: int = 0) -> Array:
@@ -185,8 +190,10 @@ def draw(scene: Scene, num_frames: int, size: tuple[int, int], fps: float = 24.0
             for body in scene.bodies
         ]
         pixels = draw_bodies(shown, paths)
-        pixels *= light(scene.light, seconds, scene.light_period)[:, None, None]
-        frames[start:stop] = np.clip(pixels + 0.5, 0, 255)
+        if scene.light != "day":  # all 1
+            pixels *= light(scene.light, seconds, scene.light_period)[:, None, None]
+        pixels += 0.5
+        np.minimum(pixels, 255, out=frames[start:stop], casting="unsafe")
     return frames
 
 

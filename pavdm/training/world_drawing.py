@@ -106,18 +106,26 @@ def draw_bodies(background: Array, bodies: Sequence[Path]) -> Array:
     """
     num_frames, height, width = background.shape[:3]
     patches = [_patch(body, height) for body in bodies]
-    margin = max((mask.shape[1] for _, mask, _, _ in patches), default=0)
+    margin = 0  # as far as patches stick out of the picture; those that lie outside need no room
+    for corners, mask, _, _ in patches:
+        side = mask.shape[1]
+        beyond = max(-corners.min(), (corners + side - (width, height)).max())
+        margin = max(margin, min(int(beyond), side))
     canvas = np.zeros((num_frames, height + 2 * margin, width + 2 * margin, 3), np.float32)
     inner = canvas[:, margin : margin + height, margin : margin + width]
     inner[:] = background
     for corners, mask, shadow, colour in patches:
         side = mask.shape[1]
-        for frame, (left, top) in enumerate(corners + margin):
+        shadow, mask = shadow[..., None], mask[..., None]
+        for frame, (left, top) in enumerate((corners + margin).tolist()):
             if not (0 <= left <= canvas.shape[2] - side and 0 <= top <= canvas.shape[1] - side):
                 continue  # far outside the picture
             region = canvas[frame, top : top + side, left : left + side]
-            region *= shadow[frame][..., None]
-            region += (colour[frame] - region) * mask[frame][..., None]
+            region *= shadow[frame]
+            covering = colour[frame]
+            covering -= region
+            covering *= mask[frame]
+            region += covering
     return inner
 
 
