@@ -65,7 +65,10 @@ def _run_video(options: argparse.Namespace) -> int:
     from pavdm.sampling.progressive import Interrupted
 
     chunk_frames = 34 if settings.method == "replacement" else settings.schedule.chunk_latents * 17 / 5
-    with ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
+    with (
+        ProgressBar(settings.fps, chunk_frames, hidden=options.quiet) as bar,
+        _asked_to_stop("this model call") as should_stop,
+    ):
         try:
             outcome = make_video(settings, files, precision, Monitor(bar.stage, bar.progress, should_stop))
         except Interrupted:
@@ -93,16 +96,20 @@ def _what_is_left(settings: Settings) -> str:
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once."""
+def _asked_to_stop(finished_first: str) -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once.
+
+    But not one of several processes: what launched them passes on a Ctrl-C that has reached them already.
+    """
     asked = False
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
 
     def handle(number: int, frame: object) -> None:
         nonlocal asked
-        if asked:
+        if asked and not several:
             raise KeyboardInterrupt
         asked = True
-        print("\nstopping after this model call; once more to stop at once", file=sys.stderr)
+        print(f"\nstopping after {finished_first}; once more to stop at once", file=sys.stderr)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -110,6 +117,33 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _run_train(options: argparse.Namespace) -> int:
+    from pavdm.training.options import run_options
+    from pavdm.training.run import RunInterrupted, check_installed, train
+    from pavdm.training.tasks import estimate_memory, make_task
+
+    run = run_options(options)
+    check_installed()
+    main_process = os.environ.get("RANK", "0") == "0"
+    if main_process and (options.dry_run or not options.quiet) and (estimate := estimate_memory(options)):
+        print(
+            "memory of one process:", *estimate.lines(), sep="\n  ", file=sys.stdout if options.dry_run else sys.stderr
+        )
+    if options.dry_run:
+        return 0
+    with _asked_to_stop("this step") as should_stop:
+        try:
+            checkpoint = train(make_task(options), run, options.out, should_stop=should_stop, quiet=options.quiet)
+        except RunInterrupted as stopped:
+            if main_process:
+                kept = f"{stopped}; the same command goes on from {stopped.checkpoint}"
+                print(f"interrupted: {kept}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    if main_process:
+        print(f"{checkpoint}: {options.steps} steps; the weights to use are in {checkpoint / 'model'}")
+    return 0
 
 
 def _run_schedule(options: argparse.Namespace) -> int:
@@ -169,5 +203,6 @@ _COMMANDS = {
     "schedule": _run_schedule,
     "info": _run_info,
     "new_model": _run_new_model,
+    "train": _run_train,
     "doctor": _run_doctor,
 }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pavdm import __version__
 from pavdm.errors import InputError
+from pavdm.training.options import add_train_command
 
 if TYPE_CHECKING:
     from pavdm.models.files import ModelFiles
@@ -91,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     )
     new_model.add_argument("--seed", type=int, default=0)
     new_model.set_defaults(command="new_model")
+
+    add_train_command(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

@@ -20,7 +20,13 @@ from pavdm.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.float64: "F64"}
+_DTYPE_NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
 _ALIGNMENT = 64  # bytes; mapped tensors then begin where vector instructions like them to
 
 Spec = tuple[tuple[int, ...], torch.dtype]

@@ -1,0 +1,85 @@
+"""What can be typed after `pavdm train`. Heavy imports wait until they are needed.
+
+What belongs to a task is in a module of its own (`stdit_options`); `tasks.py` lists them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pavdm.training import tasks
+
+if TYPE_CHECKING:
+    from pavdm.training.run_options import RunOptions
+
+EPILOG = """\
+Several processes: accelerate launch --num_processes 8 -m pavdm train ... (accelerate's own options choose machines,
+GPUs and FSDP). A file of options, as in a shell and with # for comments: pavdm train @recipe.txt --out DIR; what follows it
+on the command line counts. The same command goes on from the newest checkpoint in --out."""
+
+
+def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train or fine-tune a network",
+        description="Train a network from nothing or fine-tune one, whole or by LoRA.",
+        epilog=EPILOG,
+        fromfile_prefix_chars="@",
+    )
+    parser.convert_arg_line_to_args = lambda line: shlex.split(line, comments=True)  # type: ignore[method-assign]
+    parser.add_argument("--what", choices=tuple(tasks.TASKS), default="stdit", help="the network (default stdit)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder: checkpoints, logs")
+    parser.add_argument("--seed", type=int, default=42, help="decides all that chance decides (default 42)")
+    parser.add_argument("--quiet", action="store_true", help="no progress, only the result and errors")
+    parser.add_argument("--dry-run", action="store_true", help="estimate the memory, train nothing")
+    _add_run_options(parser)
+    for task in tasks.TASKS.values():
+        task.add_options(parser)
+    parser.set_defaults(command="train")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    run = parser.add_argument_group("run")
+    run.add_argument("--steps", type=int, required=True, metavar="N", help="optimizer steps in all")
+    run.add_argument("--batch-size", type=int, default=1, metavar="N", help="clips of a process at a time (default 1)")
+    run.add_argument("--accumulation", type=int, default=1, metavar="N", help="batches of a step (default 1)")
+    run.add_argument("--learning-rate", type=float, default=1e-4, metavar="X", help="default 1e-4")
+    run.add_argument("--warmup", type=int, default=1000, metavar="N", help="steps in which it rises (default 1000)")
+    run.add_argument("--decay", choices=("constant", "cosine"), default="constant", help="then (default constant)")
+    run.add_argument("--clip", type=float, default=1.0, metavar="X", help="largest gradient norm, 0: any (default 1)")
+    run.add_argument(
+        "--ema", type=float, default=0.99, metavar="X", help="decay of the average, 0: none (default 0.99)"
+    )
+    run.add_argument("--weight-decay", type=float, default=0.0, metavar="X", help="AdamW's (default 0)")
+    run.add_argument("--precision", choices=("no", "bf16", "fp16"), help="mixed precision (default: as launched)")
+    run.add_argument("--checkpointing", action="store_true", help="compute activations twice, to save memory")
+    run.add_argument("--workers", type=int, default=2, metavar="N", help="processes that prepare data (default 2)")
+    run.add_argument("--save-every", type=int, default=1000, metavar="N", help="steps, 0: at the end (default 1000)")
+    run.add_argument("--keep", type=int, default=2, metavar="N", help="newest checkpoints to keep (default 2)")
+    run.add_argument("--sample-every", type=int, default=1000, metavar="N", help="steps, 0: never (default 1000)")
+    run.add_argument("--cpu", action="store_true", help="train on the CPU though there is a GPU")
+
+
+def run_options(options: argparse.Namespace) -> RunOptions:
+    from pavdm.training.run_options import RunOptions
+
+    return RunOptions(
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        warmup=options.warmup,
+        decay=options.decay,
+        accumulation=options.accumulation,
+        clip=options.clip,
+        ema=options.ema,
+        weight_decay=options.weight_decay,
+        precision=options.precision,
+        checkpointing=options.checkpointing,
+        workers=options.workers,
+        save_every=options.save_every,
+        keep=options.keep,
+        sample_every=options.sample_every,
+        cpu=options.cpu,
+    )

@@ -1,0 +1,41 @@
+"""Where clean clips come from, as latents and text features: the protocol between data and the STDiT3 task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pavdm.training.task import Share
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """Clean clips of one size and length.
+
+    latents: (B, C, T, H, W) fp32, on the CPU. embeddings: for each clip its caption's T5 features (tokens, width), real
+    tokens only. fps: of the video. size: (height, width) in pixels.
+    """
+
+    latents: Tensor
+    embeddings: tuple[Tensor, ...]
+    fps: float
+    size: tuple[int, int]
+
+
+class Source(Protocol):
+    """Clips for training. Equal settings give equal clips, whatever was read before."""
+
+    def clips(self, share: Share) -> Dataset[Clips]:
+        """Map-style data set: item m is the batch of micro-step m (see `Share`) for one process.
+
+        In a step all processes have the same sizes, so that none waits for a longer clip.
+        """
+        ...
+
+    def settings(self) -> Mapping[str, Any]:
+        """What decides the clips, their order and the batch size, as JSON values."""
+        ...

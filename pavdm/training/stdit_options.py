@@ -1,0 +1,243 @@
+"""Options of `pavdm train --what stdit`, and the task that they ask for. Heavy imports wait until they are needed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pavdm.errors import InputError
+
+if TYPE_CHECKING:
+    from pavdm.models.stdit3 import STDiT3
+    from pavdm.sampling.schedule import Schedule
+    from pavdm.training.memory import MemoryEstimate
+    from pavdm.training.noising import Noising
+    from pavdm.training.samples import Sampler
+    from pavdm.training.source import Source
+    from pavdm.training.stdit_task import STDiTTask
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    network = parser.add_argument_group("stdit: where it starts, one of the first three")
+    start = network.add_mutually_exclusive_group()
+    start.add_argument("--from", dest="start", type=Path, metavar="PATH", help="a checkpoint to fine-tune")
+    start.add_argument("--config", type=Path, metavar="FILE", help="random weights, of the shape of a config.json")
+    start.add_argument("--like", choices=("tiny", "small", "xl"), help="random weights, as large as in pavdm new-model")
+    network.add_argument("--lora", type=int, metavar="RANK", help="train a LoRA of this rank, with --from")
+    network.add_argument("--lora-alpha", type=float, metavar="A", help="its strength is alpha / rank (default: rank)")
+
+    data = parser.add_argument_group("stdit: data")
+    data.add_argument("--data", type=Path, metavar="DIR", help="latents and texts, made by pavdm preprocess")
+    data.add_argument("--text-dropout", type=float, default=0.1, metavar="X", help="share without text (default 0.1)")
+
+    noise = parser.add_argument_group("stdit: noise")
+    noise.add_argument(
+        "--objective",
+        choices=("progressive", "whole-clip"),
+        default="progressive",
+        help="windows of the progressive sampler (default), or ordinary training of whole clips, as Open-Sora's",
+    )
+    noise.add_argument("--no-timestep-transform", action="store_true", help="do not shift timesteps by size and length")
+    window = parser.add_argument_group("stdit: windows of the progressive objective, and of the samples")
+    window.add_argument("--window-chunks", type=int, default=6, metavar="N", help="noisy chunks (default 6)")
+    window.add_argument("--chunk", type=int, default=5, metavar="N", help="latents of a chunk (default 5)")
+    window.add_argument("--denoise-steps", type=int, default=30, metavar="N", help="levels of the ramp (default 30)")
+    window.add_argument("--no-overlap", action="store_true", help="no clean chunk in front")
+    window.add_argument("--no-variable-length", action="store_true", help="full windows only")
+    window.add_argument(
+        "--noise-pattern",
+        choices=("linear", "linear-variance", "linear-variance-shift", "linear-shift"),
+        default="linear-shift",
+        help="how the ramp is moved (default linear-shift)",
+    )
+    window.add_argument("--variance-scale", type=float, default=0.4, metavar="X", help="of each chunk (default 0.4)")
+    window.add_argument("--shift-scale", type=float, default=0.4, metavar="X", help="of the window (default 0.4)")
+    window.add_argument("--partial-share", type=float, default=0.5, metavar="X", help="shorter windows (default 0.5)")
+    window.add_argument(
+        "--partial-place",
+        choices=("ends", "anywhere"),
+        default="ends",
+        help="where they lie in the ramp (default ends)",
+    )
+    window.add_argument(
+        "--text-only-share", type=float, default=0.0, metavar="X", help="windows without a clean chunk (default 0)"
+    )
+    whole = parser.add_argument_group("stdit: whole clips")
+    whole.add_argument(
+        "--timesteps", choices=("logit-normal", "uniform"), default="logit-normal", help="default logit-normal"
+    )
+    whole.add_argument(
+        "--frame-masks",
+        choices=("open-sora", "none"),
+        default="open-sora",
+        help="frames given clean (default open-sora)",
+    )
+    sample = parser.add_argument_group("stdit: samples")
+    sample.add_argument("--sample-vae", type=Path, metavar="PATH", help="decodes them; without: the latents as colours")
+    sample.add_argument("--sample-chunks", type=int, default=6, metavar="N", help="new chunks (default 6)")
+    sample.add_argument("--sample-guidance", type=float, default=7.0, metavar="X", help="default 7")
+
+
+def make_task(options: argparse.Namespace) -> STDiTTask:
+    """Raises InputError for options that contradict each other, and files that are missing or no networks."""
+    from pavdm.training.stdit_task import STDiTTask
+
+    if not 0 <= options.text_dropout <= 1:
+        raise InputError(f"--text-dropout must lie in 0..1: got {options.text_dropout}")
+    network, start = starting_network(options)
+    return STDiTTask(
+        network,
+        _source(options),
+        _noising(options),
+        text_dropout=options.text_dropout,
+        seed=options.seed,
+        lora_alpha=_lora_alpha(options),
+        start=start,
+        sampler=_sampler(options),
+    )
+
+
+def estimate_memory(options: argparse.Namespace) -> MemoryEstimate:
+    """What a step takes at most: with the full window of the first clip of --data, or of a 240p clip without --data."""
+    import torch
+
+    from pavdm.models.checkpoint import stdit3_config
+    from pavdm.models.stdit3 import STDiT3
+    from pavdm.models.weights import Weights
+    from pavdm.training.lora import add_lora
+    from pavdm.training.memory import attention_without_matrix, estimate, peak_bytes
+    from pavdm.training.run import checkpoint_blocks
+    from pavdm.training.start import preset_config, read_config
+    from pavdm.training.stdit_task import STDiTObjective, stand_in
+
+    if options.start is not None:
+        config = stdit3_config(Weights(options.start))
+    else:
+        config = read_config(options.config) if options.config else preset_config(options.like or "xl")
+    alpha = _lora_alpha(options)
+    frozen = torch.bfloat16 if alpha is not None and options.precision == "bf16" else torch.float32
+
+    def network(dtype: torch.dtype) -> STDiT3:
+        network = STDiT3(config, device="meta", dtype=dtype, attention=attention_without_matrix)
+        if alpha is not None:
+            add_lora(network, options.lora, alpha, torch.Generator())
+        return network
+
+    simulated = network(torch.float32)
+    if options.checkpointing:
+        checkpoint_blocks(simulated.blocks())
+    latents, size, tokens = (config.in_channels, 10**9, 30, 53), (240, 426), config.model_max_length
+    batch = options.batch_size
+    if options.data is not None:
+        from pavdm.training.task import Share
+
+        clips = _source(options).clips(Share())[0]
+        batch, *shape = clips.latents.shape
+        latents, size = (shape[0], shape[1], shape[2], shape[3]), clips.size
+        tokens = max(len(embedding) for embedding in clips.embeddings)
+    window = latents[1] if options.objective == "whole-clip" else min(latents[1], schedule_from(options).window_latents)
+    example = stand_in((batch, latents[0], window, *latents[2:]), tokens, config.caption_channels, size)
+    objective = STDiTObjective(simulated)
+
+    def step() -> None:
+        for _ in range(min(2, options.accumulation)):  # from the second batch on, gradients are there all the time
+            objective(example)[0].backward()
+
+    mixed = options.precision in ("bf16", "fp16")
+    return estimate(network(frozen), peak_bytes(step), ema=options.ema > 0, mixed=mixed)
+
+
+def schedule_from(options: argparse.Namespace) -> Schedule:
+    from pavdm.sampling.schedule import Schedule
+
+    return Schedule(
+        window_chunks=options.window_chunks,
+        chunk_latents=options.chunk,
+        steps=options.denoise_steps,
+        overlap=not options.no_overlap,
+        variable_length=not options.no_variable_length,
+    )
+
+
+def starting_network(options: argparse.Namespace) -> tuple[STDiT3, dict[str, Any]]:
+    """The network to train, and what identifies it."""
+    import torch
+
+    from pavdm.training.lora import add_lora
+    from pavdm.training.noising import generator_for
+    from pavdm.training.start import from_checkpoint, from_scratch, preset_config, read_config
+
+    if options.lora is None and options.lora_alpha is not None:
+        raise InputError("--lora-alpha belongs to a LoRA: add --lora RANK, or leave it out")
+    if options.start is not None:
+        half = (
+            options.lora is not None and options.precision == "bf16"
+        )  # frozen weights need no more than they are used in
+        network, start = from_checkpoint(options.start, torch.bfloat16 if half else torch.float32)
+    elif options.lora is not None:
+        raise InputError("a LoRA changes a trained network: say which with --from PATH")
+    elif options.config is not None:
+        network, start = from_scratch(read_config(options.config), options.seed)
+    elif options.like is not None:
+        network, start = from_scratch(preset_config(options.like), options.seed)
+    else:
+        raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")
+    alpha = _lora_alpha(options)
+    if alpha is not None:
+        add_lora(network, options.lora, alpha, generator_for(options.seed, "lora"))
+        start["lora rank"] = options.lora
+    return network, start
+
+
+def _lora_alpha(options: argparse.Namespace) -> float | None:
+    if options.lora is None:
+        return None
+    return float(options.lora if options.lora_alpha is None else options.lora_alpha)
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from pavdm.training.latent_source import LatentSource
+
+    if options.data is None:
+        raise InputError("say what to train on: --data DIR, a folder that pavdm preprocess wrote")
+    return LatentSource(options.data, options.batch_size, options.seed)
+
+
+def _noising(options: argparse.Namespace) -> Noising:
+    from pavdm.training.frame_masks import FrameMasks
+    from pavdm.training.noising import ProgressiveWindows, WholeClips
+    from pavdm.training.objective import WholeClipTimesteps
+    from pavdm.training.windows import TrainingWindows
+
+    transform = not options.no_timestep_transform
+    if options.objective == "whole-clip":
+        masks = FrameMasks() if options.frame_masks == "open-sora" else None
+        return WholeClips(WholeClipTimesteps(options.timesteps), masks, transform)
+    windows = TrainingWindows(
+        schedule_from(options),
+        pattern=options.noise_pattern,
+        variance_scale=options.variance_scale,
+        shift_scale=options.shift_scale,
+        partial_share=options.partial_share,
+        partial_place=options.partial_place,
+        text_only_share=options.text_only_share,
+    )
+    return ProgressiveWindows(windows, transform)
+
+
+def _sampler(options: argparse.Namespace) -> Sampler | None:
+    from pavdm.models.checkpoint import load_vae
+    from pavdm.training.samples import Sampler
+
+    if not options.sample_every:
+        return None
+    vae = None if options.sample_vae is None else load_vae(options.sample_vae)
+    return Sampler(
+        schedule_from(options),
+        options.sample_chunks,
+        options.sample_guidance,
+        transform=not options.no_timestep_transform,
+        seed=options.seed,
+        vae=vae,
+    )
