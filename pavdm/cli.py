@@ -198,7 +198,37 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return 0 if ok else 1
 
 
+def _run_preprocess(options: argparse.Namespace) -> int:
+    from pavdm.data_commands import ClipCounter, run_preprocess
+    from pavdm.training.preprocess import Stopped
+
+    with ClipCounter(hidden=options.quiet) as counter, _asked_to_stop("this clip") as should_stop:
+        try:
+            outcome = run_preprocess(options, counter.show, should_stop)
+        except Stopped:
+            counter.close()
+            print("interrupted; the same command goes on at the first shard that is missing", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    kept = f", {outcome.found} were there already" if outcome.found else ""
+    print(f"{options.out}: {outcome.encoded} clips encoded{kept}, {outcome.skipped} skipped")
+    if not outcome.complete:
+        print("shards of the other processes are still missing; whoever ends last writes the index")
+    return 0
+
+
+def _run_world(options: argparse.Namespace) -> int:
+    from pavdm.training.world_files import write_clips
+
+    size, first = size_from(options), options.seed
+    made = write_clips(options.out, options.count, options.seconds, size, options.fps, first, options.overwrite)
+    for path, caption in made:
+        print(f"{path}: {caption}", flush=True)
+    return 0
+
+
 _COMMANDS = {
+    "world": _run_world,
+    "preprocess": _run_preprocess,
     "video": _run_video,
     "schedule": _run_schedule,
     "info": _run_info,

@@ -10,10 +10,9 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +190,9 @@ def _encode(
     if clip is None:
         return None, (settings.size[0] // 8, settings.size[1] // 8)
     pixels = clip.pixels().to(precision.device)
-    noise = _posterior_noise(f"{settings.seed}", precision.device) if settings.posterior == "sample" else None
+    noise = (
+        progressive.posterior_noise(f"{settings.seed}", precision.device) if settings.posterior == "sample" else None
+    )
     latents = vae.encode(pixels, noise).clone()
     return latents, (latents.shape[-2], latents.shape[-1])
 
@@ -297,14 +298,8 @@ def _new_frames(settings: Settings, schedule: Schedule, clip: Conditioning | Non
 @torch.inference_mode()
 def _reencode(vae: VideoVAE, seed: int, loop: int, latents: Tensor) -> Tensor:
     """The last piece of `latents` as the VAE sees it again, with posterior noise of this loop's own."""
-    noise = _posterior_noise(f"{seed}/{loop}", latents.device)
+    noise = progressive.posterior_noise(f"{seed}/{loop}", latents.device)
     return vae.encode(vae.decode(latents[:, :, -PIECE_LATENTS:]), noise).clone()
-
-
-def _posterior_noise(name: str, device: torch.device) -> Callable[[tuple[int, ...]], Tensor]:
-    """Noise for one encoding, draw by draw: only `name` and the number of the draw decide it."""
-    draws = count()
-    return lambda shape: progressive.named_noise(f"{name}/posterior/{next(draws)}", shape).to(device)
 
 
 def _all_texts(state: WindowState) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdm import __version__
+from pavdm.data_commands import add_preprocess, add_world
 from pavdm.errors import InputError
 from pavdm.training.options import add_train_command
 
@@ -94,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     new_model.set_defaults(command="new_model")
 
     add_train_command(commands)
+    add_preprocess(commands, _add_model_options)
+    add_world(commands)
 
     doctor = commands.add_parser("doctor", help="say what is installed and which model files are found or missing")
     _add_model_options(doctor)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,15 @@ class ModelFiles:
     """Where each network is. spatial_vae is None where the VAE file brings its own."""
 
     stdit: Path
+    vae: Path
+    text_encoder: Path
+    spatial_vae: Path | None = None
+
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """Where the networks are that turn clips and captions into what a video transformer reads."""
+
     vae: Path
     text_encoder: Path
     spatial_vae: Path | None = None
@@ -185,8 +194,28 @@ def find_models(
     read; or names the candidates between which the choice is open.
     """
     overrides = {"stdit": stdit, "vae": vae, "text_encoder": text_encoder, "spatial_vae": spatial_vae}
+    paths = _found(directory, overrides, NAMES)
+    return ModelFiles(paths["stdit"], paths["vae"], paths["text_encoder"], paths.get("spatial_vae"))
+
+
+def find_encoders(
+    directory: str | Path,
+    vae: str | Path | None = None,
+    text_encoder: str | Path | None = None,
+    spatial_vae: str | Path | None = None,
+) -> EncoderFiles:
+    """`find_models` for what needs no video transformer."""
+    overrides = {"vae": vae, "text_encoder": text_encoder, "spatial_vae": spatial_vae}
+    paths = _found(directory, overrides, tuple(overrides))
+    return EncoderFiles(paths["vae"], paths["text_encoder"], paths.get("spatial_vae"))
+
+
+def _found(
+    directory: str | Path, overrides: Mapping[str, str | Path | None], names: Collection[str]
+) -> dict[str, Path]:
+    """Where the parts called `names` are; the image VAE only where it is used. Raises InputError as `find_models`."""
     for part in PARTS:
-        given = overrides[part.name]
+        given = overrides.get(part.name)
         if given is not None:
             try:
                 check_path(Path(given), f"{part.title} ({part.source})")
@@ -194,16 +223,19 @@ def find_models(
                 raise InputError(f"{part.option} {given}: {error}") from error
     found = survey(directory, overrides)
     for part in found.ambiguous:
-        first, second, *_ = found.candidates[part.name]
-        raise InputError(
-            f"{directory} holds {part.title} more than once: {first} and {second}. "
-            f"Say which one is meant: {part.option} {first}"
-        )
+        if part.name in names:
+            first, second, *_ = found.candidates[part.name]
+            raise InputError(
+                f"{directory} holds {part.title} more than once: {first} and {second}. "
+                f"Say which one is meant: {part.option} {first}"
+            )
+    found = replace(found, missing=tuple(part for part in found.missing if part.name in names))
     if found.missing:
         raise InputError(describe_missing(found))
     paths = {name: paths[0] for name, paths in found.candidates.items() if paths}
-    spatial = paths.get("spatial_vae") if needs_spatial(found.candidates["vae"]) or spatial_vae else None
-    return ModelFiles(paths["stdit"], paths["vae"], paths["text_encoder"], spatial)
+    if not (needs_spatial(found.candidates["vae"]) or overrides["spatial_vae"]):
+        paths.pop("spatial_vae", None)
+    return paths
 
 
 def describe_missing(found: Survey) -> str:

@@ -2,7 +2,7 @@
 
     clips, uncaptioned = read_clip_list("clips.csv")
     dataset, skipped = ClipDataset.survey(clips, [Bucket("240p", 119, 2)])
-    order = dataset.batches(epoch, seed=0, rank=rank, world_size=world_size)[done_before:]
+    order = dataset.batches(epoch, seed=0, share=share)[done_before:]
     loader = DataLoader(dataset, batch_sampler=order, collate_fn=collate, num_workers=4)
 
 Which clips, in which order, from which moment on, is decided by (seed, epoch) and nothing else: a run that starts again
@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -25,7 +26,11 @@ from torch.utils.data import Dataset
 from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size
 from pavdm.errors import InputError
 from pavdm.training.clip_list import CaptionedClip, Skipped
-from pavdm.video_reader import VideoInfo, probe, read_frames
+from pavdm.training.image_file import image_size, is_image, read_image
+from pavdm.training.order import Order, epoch_order
+from pavdm.training.raw_clip import IMAGE_FPS
+from pavdm.training.task import Share
+from pavdm.video_reader import probe, read_frames
 
 Array = np.ndarray
 MIN_AREA = 0.8  # of a bucket's: smaller clips are not blown up (Open-Sora's own bound)
@@ -73,19 +78,21 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """frames: uint8 (F, H, W, 3), RGB. skipped: what was tried first and did not decode."""
+    """frames: uint8 (F, H, W, 3), RGB. fps: as the network is told. skipped: tried first, did not decode."""
 
     frames: Array
     text: str
+    fps: float
     skipped: tuple[Skipped, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """pixels: (B, 3, F, H, W) fp32 in [-1, 1]. texts: B captions."""
+    """pixels: (B, 3, F, H, W) fp32 in [-1, 1]. texts: B captions. fps: as the network is told."""
 
     pixels: Tensor
     texts: tuple[str, ...]
+    fps: float
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -100,16 +107,18 @@ class ClipDataset(Dataset[Sample]):
     def survey(
         cls, clips: Sequence[CaptionedClip], buckets: Sequence[Bucket], fps: float = 24.0, num_threads: int = 4
     ) -> tuple[ClipDataset, list[Skipped]]:
-        """Look at every file, decode its first frame, and give it the largest bucket that it fills, of these the one
-        nearest to its aspect, of these the longest.
+        """Look at every file, decode its first frame (an image has no other), and give it the largest bucket that it
+        fills, of these the one nearest to its aspect, of these the longest.
 
         fps: all clips are resampled to this rate, so that the model is told the true one.
         Raises InputError if no clip is left.
         """
         entries, skipped = [], []
         with ThreadPoolExecutor(num_threads) as pool:
-            for clip, found in zip(clips, pool.map(_probed, [clip.path for clip in clips]), strict=True):
-                entry = _placed(clip, found, buckets, fps) if isinstance(found, VideoInfo) else found
+            for clip, found in zip(
+                clips, pool.map(partial(_probed, fps=fps), [clip.path for clip in clips]), strict=True
+            ):
+                entry = _placed(clip, found, buckets, fps) if isinstance(found, _Found) else found
                 if isinstance(entry, Entry):
                     entries.append(entry)
                 else:
@@ -135,70 +144,75 @@ class ClipDataset(Dataset[Sample]):
             if entry.key != key:
                 continue
             try:
-                return Sample(self._frames(entry, seed), entry.clip.text, tuple(skipped))
+                return Sample(self._drawn(entry, seed), entry.clip.text, self.told_fps(entry), tuple(skipped))
             except InputError as error:
                 skipped.append(Skipped(entry.clip.path, str(error)))
         raise InputError(f"not one of {len(skipped)} clips decodes; the first: {skipped[0].path}: {skipped[0].reason}")
 
-    def _frames(self, entry: Entry, seed: int) -> Array:
+    def told_fps(self, entry: Entry) -> float:
+        """What the network is told of a clip's frame rate."""
+        return self.fps if entry.num_frames > 1 else IMAGE_FPS
+
+    def frames(self, entry: Entry, start: int) -> Array:
+        """The frames of a clip from frame number `start` (at the dataset's rate) on, uint8 (F, H, W, 3).
+
+        Raises InputError if not all of them decode.
+        """
+        if is_image(entry.clip.path):
+            return read_image(entry.clip.path, entry.size)[None]
+        read = read_frames(entry.clip.path, fps=self.fps, size=entry.size, start=start / self.fps)
+        taken = list(islice(read, entry.num_frames))
+        if len(taken) < entry.num_frames:
+            raise InputError(f"{entry.clip.path}: {entry.num_frames} frames were expected, only {len(taken)} decode")
+        return np.stack(taken)
+
+    def _drawn(self, entry: Entry, seed: int) -> Array:
         generator = torch.Generator().manual_seed(seed)
         drawn = int(torch.randint(entry.available - entry.num_frames + 1, (1,), generator=generator))
-        taken: list[Array] = []
-        for start in (drawn, 0):  # from the beginning if the container promised more than decodes
-            frames = read_frames(entry.clip.path, fps=self.fps, size=entry.size, start=start / self.fps)
-            taken = list(islice(frames, entry.num_frames))
-            if len(taken) == entry.num_frames:
-                return np.stack(taken)
-        raise InputError(f"{entry.clip.path}: {entry.num_frames} frames were expected, only {len(taken)} decode")
+        try:
+            return self.frames(entry, drawn)
+        except InputError:
+            return self.frames(entry, 0)  # from the beginning if the container promised more than decodes
 
-    def batches(self, epoch: int, *, seed: int, rank: int = 0, world_size: int = 1) -> list[list[tuple[int, int]]]:
-        """The batches of an epoch for process `rank` of `world_size`, as a `batch_sampler`.
+    def batches(self, epoch: int, *, seed: int, share: Share | None = None) -> Order:
+        """The batches of an epoch for one process, as a `batch_sampler`; see `order.epoch_order`.
 
-        Shuffled; each holds one bucket's clips. In a step all processes have the same bucket, so that none waits for a
-        longer clip, and all have as many steps; clips left over for the last one sit out this epoch.
-        Raises InputError if there are too few clips for one step.
+        Each step holds one bucket's clips. Raises InputError if there are too few clips for one step.
         """
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
-        groups: dict[object, list[int]] = {}
-        for index in torch.randperm(len(self.entries), generator=generator).tolist():
-            groups.setdefault(self.entries[index].key, []).append(index)
-        steps = []
-        for indices in groups.values():
-            size = self.entries[indices[0]].batch_size
-            for begin in range(0, len(indices) - size * world_size + 1, size * world_size):
-                steps.append(indices[begin + rank * size : begin + (rank + 1) * size])
-        if not steps:
-            raise InputError(
-                f"{len(self.entries)} clips fill no batch on {world_size} processes: give more, or smaller batches"
-            )
-        shuffled = [steps[i] for i in torch.randperm(len(steps), generator=generator)]
-        starts = torch.randint(2**62, (len(self.entries),), generator=generator).tolist()
-        return [[(index, starts[index]) for index in step] for step in shuffled]
+        keys, sizes = [entry.key for entry in self.entries], [entry.batch_size for entry in self.entries]
+        return epoch_order(keys, sizes, seed=seed, epoch=epoch, share=share)
 
 
-def _probed(path: Path) -> VideoInfo | str:
+@dataclass(frozen=True)
+class _Found:
+    """What a file holds: (height, width), and frames at the dataset's rate."""
+
+    size: tuple[int, int]
+    available: int
+
+
+def _probed(path: Path, fps: float) -> _Found | str:
     try:
-        return probe(path)
+        if is_image(path):
+            return _Found(image_size(path), 1)
+        info = probe(path)
+        return _Found((info.height, info.width), max(1, int(info.duration_seconds * fps + 1e-3)))
     except InputError as error:
         return str(error)
 
 
-def _placed(clip: CaptionedClip, info: VideoInfo, buckets: Sequence[Bucket], fps: float) -> Entry | str:
-    available = int(info.duration_seconds * fps + 1e-3)
-    aspect = info.height / info.width
+def _placed(clip: CaptionedClip, found: _Found, buckets: Sequence[Bucket], fps: float) -> Entry | str:
+    available, aspect = found.available, found.size[0] / found.size[1]
     fitting = []
     for bucket in buckets:
         height, width = bucket.size(aspect)
-        if available >= bucket.num_frames and info.height * info.width >= MIN_AREA * height * width:
+        if available >= bucket.num_frames and found.size[0] * found.size[1] >= MIN_AREA * height * width:
             area = round(np.log2(height * width), 1)  # sizes of one resolution count as equal
             rank = (-area, abs(np.log(height / width / aspect)), -bucket.num_frames)
             fitting.append((rank, Entry(clip, (height, width), bucket.num_frames, available, bucket.batch_size)))
     if fitting:
         return min(fitting, key=lambda pair: pair[0])[1]
-    return (
-        f"it fills no bucket: {info.width}x{info.height}, {available} frames at {fps:g} fps "
-        f"({info.duration_seconds:.2f} s)"
-    )
+    return f"it fills no bucket: {found.size[0]}x{found.size[1]} pixels, {available} frames at {fps:g} fps"
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -206,4 +220,4 @@ def collate(samples: Sequence[Sample]) -> Batch:
     frames = torch.from_numpy(np.stack([sample.frames for sample in samples]))
     pixels = frames.permute(0, 4, 1, 2, 3).float() / 127.5 - 1  # (B, F, H, W, 3) -> (B, 3, F, H, W)
     skipped = tuple(reason for sample in samples for reason in sample.skipped)
-    return Batch(pixels, tuple(sample.text for sample in samples), skipped)
+    return Batch(pixels, tuple(sample.text for sample in samples), samples[0].fps, skipped)

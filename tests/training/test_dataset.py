@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from pavdm.errors import InputError
 from pavdm.training.clip_list import CaptionedClip
 from pavdm.training.dataset import Bucket, ClipDataset, Entry, collate
+from pavdm.training.task import Share
 
 
 def numbered(count: int, size: tuple[int, int] = (32, 48)) -> list[np.ndarray]:
@@ -48,7 +49,7 @@ def test_each_clip_goes_to_the_largest_bucket_it_fills_and_the_rest_is_listed(cl
     assert placed["slow"] == ((32, 48), 34, 50)  # 2 s at 5 fps are 50 frames at 25
     reasons = {item.path.stem: item.reason for item in skipped}
     assert set(reasons) == {"tiny", "noise", "missing"}
-    assert "it fills no bucket: 16x16, 50 frames at 25 fps" in reasons["tiny"]
+    assert "it fills no bucket: 16x16 pixels, 50 frames at 25 fps" in reasons["tiny"]
     assert "no such file" in reasons["missing"]
 
 
@@ -111,9 +112,9 @@ def test_processes_share_every_step_bucket_by_bucket_and_no_clip_comes_twice(cou
     dataset = made_up(counts)
     if not any(count >= (i + 1) * world_size for i, count in enumerate(counts)):
         with pytest.raises(InputError, match="fill no batch"):
-            dataset.batches(epoch, seed=1, world_size=world_size)
+            dataset.batches(epoch, seed=1, share=Share(0, world_size))
         return
-    ranks = [dataset.batches(epoch, seed=1, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [dataset.batches(epoch, seed=1, share=Share(rank, world_size)) for rank in range(world_size)]
     for step in zip(*ranks, strict=True):
         keys = {dataset.entries[index].key for batch in step for index, _ in batch}
         assert len(keys) == 1

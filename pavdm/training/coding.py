@@ -1,0 +1,120 @@
+"""The networks that turn clips and captions into what the video transformer reads, frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pavdm import captions
+from pavdm.errors import InputError
+from pavdm.models.text_encoder import TextEncoder
+from pavdm.models.vae import VideoVAE
+from pavdm.sampling.progressive import posterior_noise
+from pavdm.training.dataset import Batch
+from pavdm.training.pixel_source import PixelSource
+from pavdm.training.source import Clips
+from pavdm.training.task import Share
+
+Posterior = Literal["sample", "mode"]
+
+
+class Coder(Protocol):
+    """The networks, as far as a clip needs them."""
+
+    def latents(self, pixels: Tensor, noise_name: str | None) -> Tensor:
+        """(1, 3, F, H, W) in [-1, 1] -> (C, T, h, w) fp32 on the CPU; the posterior's mode without a name for noise."""
+        ...
+
+    def embedding(self, text: str) -> Tensor:
+        """(tokens, width) fp32 on the CPU."""
+        ...
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A VAE on its device, and a text encoder."""
+
+    vae: VideoVAE
+    text_encoder: TextEncoder
+    device: torch.device
+
+    @torch.no_grad()
+    def latents(self, pixels: Tensor, noise_name: str | None) -> Tensor:
+        noise = None if noise_name is None else posterior_noise(noise_name, self.device)
+        return self.vae.encode(pixels.to(self.device), noise)[0].cpu()
+
+    def embedding(self, text: str) -> Tensor:
+        return self.text_encoder.encode([text])[0]
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How clips and captions are coded.
+
+    posterior: "sample" draws the latents with noise named by (seed, clip), "mode" takes the most likely ones.
+    aesthetic: score appended to every caption, None for none; captions are cleaned as prompts are.
+    identity: what else decides the numbers, such as the networks' fingerprints.
+    """
+
+    posterior: Posterior = "sample"
+    seed: int = 0
+    aesthetic: float | None = None
+    identity: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.posterior not in get_args(Posterior):
+            raise InputError(f"latents are drawn by sample or mode: got {self.posterior!r}")
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "posterior": self.posterior,
+            "posterior seed": self.seed,
+            "aesthetic": self.aesthetic,
+            **(self.identity or {}),
+        }
+
+    def noise_name(self, clip: int) -> str | None:
+        """Of clip or example number `clip`."""
+        return f"{self.seed}/{clip}" if self.posterior == "sample" else None
+
+    def caption(self, text: str) -> str:
+        """What the text encoder reads for a caption."""
+        return captions.preprocess(text, self.aesthetic)
+
+
+class EncodedSource:
+    """A source of pixels, encoded while training, in the process that reads it: a `source.Source`.
+
+    Costs a pass of the VAE and of the text encoder for every clip of every epoch; `pavdm preprocess` costs them once.
+    """
+
+    def __init__(self, source: PixelSource, coder: Coder, coding: Coding) -> None:
+        self.source = source
+        self.coder = coder
+        self.coding = coding
+
+    def clips(self, share: Share) -> Dataset[Clips]:
+        """Raises InputError if there are too few clips for one step."""
+        return _Encoded(self.source.pixels(share), self.coder, self.coding, share)
+
+    def settings(self) -> Mapping[str, Any]:
+        return {**self.source.settings(), **self.coding.settings()}
+
+
+class _Encoded(Dataset[Clips]):
+    def __init__(self, batches: Dataset[Batch], coder: Coder, coding: Coding, share: Share) -> None:
+        self._batches, self._coder, self._coding, self._share = batches, coder, coding, share
+
+    def __getitem__(self, index: int) -> Clips:
+        batch = self._batches[index]
+        numbers = self._share.examples(index, len(batch.pixels))
+        names = [self._coding.noise_name(number) for number in numbers]
+        latents = [self._coder.latents(pixels[None], name) for pixels, name in zip(batch.pixels, names, strict=True)]
+        embeddings = tuple(self._coder.embedding(self._coding.caption(text)) for text in batch.texts)
+        height, width = batch.pixels.shape[-2:]
+        return Clips(torch.stack(latents), embeddings, batch.fps, (height, width))

@@ -1,0 +1,48 @@
+"""A clip before any network has seen it, and what can be asked for clips by number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pavdm.training.clip_list import Skipped
+
+IMAGE_FPS = 120.0  # what Open-Sora tells the network of a picture (opensora/datasets/datasets.py)
+
+
+@dataclass(frozen=True, eq=False)
+class RawClip:
+    """frames: uint8 (F, H, W, 3) RGB. name: where it comes from; equal names mean equal frames."""
+
+    frames: np.ndarray
+    text: str
+    name: str
+    fps: float
+
+    def pixels(self) -> Tensor:
+        """(1, 3, F, H, W) fp32 in [-1, 1]."""
+        return torch.from_numpy(self.frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+
+
+class RawClips(Protocol):
+    """Clips by number, 0 .. len - 1. An item raises InputError if it cannot be read.
+
+    settings: what decides their content, as JSON. skipped: what is in the list and not among them.
+    """
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def skipped(self) -> Sequence[Skipped]: ...
+
+    def name(self, number: int) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> RawClip: ...
