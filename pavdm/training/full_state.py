@@ -39,7 +39,7 @@ def gathered(model: nn.Module, optimizer: torch.optim.Optimizer, average: Weight
             # on the CPU they are the parameters themselves, which are about to change back
             state |= {AVERAGE + name: tensor.clone() for name, tensor in averages.items()}
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    moments: Mapping[str, Any] = get_optimizer_state_dict(model, optimizer, options=options).get("state", {})
+    moments: Any = get_optimizer_state_dict(model, optimizer, options=options).get("state", {})
     for name, values in moments.items():
         state |= {f"{OPTIMIZER}{name}.{key}": torch.as_tensor(value) for key, value in values.items()}
     return state
@@ -50,17 +50,19 @@ def restore(
 ) -> None:
     """The opposite of `gathered`; every process gives the whole `state`."""
     options = StateDictOptions(full_state_dict=True, strict=False)
+    averages: dict[str, Any] = {**part(state, AVERAGE)}
+    weights: dict[str, Any] = {**part(state, WEIGHTS)}
     if average is not None:
-        set_model_state_dict(model, part(state, AVERAGE), options=options)
+        set_model_state_dict(model, averages, options=options)
         average.assign()
-    set_model_state_dict(model, part(state, WEIGHTS), options=options)
+    set_model_state_dict(model, weights, options=options)
     moments: dict[str, dict[str, Tensor]] = {}
     for name, tensor in part(state, OPTIMIZER).items():
         parameter, _, key = name.rpartition(".")
         moments.setdefault(parameter, {})[key] = tensor
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
-    whole = {"state": moments, "param_groups": groups}
-    set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True))  # type: ignore[arg-type]
+    whole: Any = {"state": moments, "param_groups": groups}
+    set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True))
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +79,3 @@ def merged(weights: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
             change = (alpha / down.shape[0]) * (weights[layer + _B].float() @ down.float())
             own[f"{layer}.weight"] = (weight.float() + change).to(weight.dtype)
     return own
-
-
-def lora_layers(network: nn.Module) -> list[LoraLinear]:
-    return [cast(LoraLinear, module) for module in network.modules() if isinstance(module, LoraLinear)]

@@ -26,7 +26,8 @@ class MemoryEstimate:
     """Bytes of one process that holds the network whole (FSDP divides all but the activations).
 
     weights: of the network. copies: of fp32 weights, in the type that mixed precision computes in. optimizer: the two
-    moments of AdamW. average: the EMA. step: activations and gradients at their peak, counted in fp32 whatever the precision.
+    moments of AdamW. average: the EMA. step: activations and gradients at their peak, counted in fp32 whatever the
+    precision.
     """
 
     weights: int

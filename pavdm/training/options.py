@@ -10,6 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pavdm.errors import InputError
 from pavdm.training import tasks
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Several processes: accelerate launch --num_processes 8 -m pavdm train ... (accelerate's own options choose machines,
-GPUs and FSDP). A file of options, as in a shell and with # for comments: pavdm train @recipe.txt --out DIR; what follows it
-on the command line counts. The same command goes on from the newest checkpoint in --out."""
+GPUs and FSDP). A file of options, as in a shell and with # for comments: pavdm train @recipe.txt --out DIR;
+what follows it on the command line counts. The same command goes on from the newest checkpoint in --out."""
 
 
 def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +30,7 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         epilog=EPILOG,
         fromfile_prefix_chars="@",
     )
-    parser.convert_arg_line_to_args = lambda line: shlex.split(line, comments=True)  # type: ignore[method-assign]
+    parser.convert_arg_line_to_args = _words  # type: ignore[method-assign]
     parser.add_argument("--what", choices=tuple(tasks.TASKS), default="stdit", help="the network (default stdit)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder: checkpoints, logs")
     parser.add_argument("--seed", type=int, default=42, help="decides all that chance decides (default 42)")
@@ -39,6 +40,10 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
     for task in tasks.TASKS.values():
         task.add_options(parser)
     parser.set_defaults(command="train")
+
+
+def _words(arg_line: str) -> list[str]:
+    return shlex.split(arg_line, comments=True)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -66,6 +71,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def run_options(options: argparse.Namespace) -> RunOptions:
     from pavdm.training.run_options import RunOptions
 
+    if options.batch_size < 1:
+        raise InputError(f"--batch-size must be at least 1: got {options.batch_size}")
     return RunOptions(
         steps=options.steps,
         learning_rate=options.learning_rate,

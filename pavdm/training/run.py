@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -67,6 +68,7 @@ def train(
     folder made with other settings, a full disk, or a loss that is no number any more.
     """
     check_installed()
+    _check_launch(os.environ)
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState, GradientState
 
@@ -96,6 +98,17 @@ def check_installed() -> None:
                 f"training needs the package {name}, which is not installed: pip install 'pavdm[train]', or in a clone "
                 "of the repository pip install -e '.[train]'"
             )
+
+
+def _check_launch(environment: Mapping[str, str]) -> None:
+    """Raise InputError in the one process that `accelerate launch --cpu --num_processes N` starts, without a word and
+    whatever N is (huggingface/accelerate, issue 2741): a run on a part of the batch would look like the whole."""
+    several = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
+    if several and "LOCAL_RANK" not in environment and "RANK" not in environment:
+        raise InputError(
+            "accelerate launch with --cpu starts only one process on a machine, however many are asked for. Launch "
+            "them with: accelerate launch --multi_gpu --num_processes N -m pavdm train --cpu ..."
+        )
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module]) -> None:

@@ -42,7 +42,7 @@ class RunLog:
             self._losses = self._file.open("a", encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write {self._file}: {error.strerror or error}") from error
-        self._board = SummaryWriter(str(self._board_folder), purge_step=self._done + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(self._board_folder), purge_step=self._done + 1)
         self._bar = tqdm(
             total=self._steps,
             initial=self._done,
@@ -62,14 +62,14 @@ class RunLog:
         if self._bar is not None:
             self._bar.close()
         self._losses.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        self._board.close()
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Log optimizer step `step`, counted from 1. values: `loss` and others, by name."""
         self._losses.write(json.dumps({"step": step, **values}) + "\n")
         self._losses.flush()
         for name, value in values.items():
-            self._board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._board.add_scalar(name, value, step)
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {values['loss']:.4f}", refresh=False)
             self._bar.update(1)

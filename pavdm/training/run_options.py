@@ -37,7 +37,7 @@ class RunOptions:
     clip: float = 1.0
     ema: float = 0.99
     betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = 1e-8
+    epsilon: float = 1e-15
     weight_decay: float = 0.0
     precision: MixedPrecision | None = None
     checkpointing: bool = False

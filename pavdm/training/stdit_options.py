@@ -88,8 +88,8 @@ def make_task(options: argparse.Namespace) -> STDiTTask:
     network, start = starting_network(options)
     return STDiTTask(
         network,
-        _source(options),
-        _noising(options),
+        open_source(options),
+        noising_from(options),
         text_dropout=options.text_dropout,
         seed=options.seed,
         lora_alpha=_lora_alpha(options),
@@ -132,7 +132,7 @@ def estimate_memory(options: argparse.Namespace) -> MemoryEstimate:
     if options.data is not None:
         from pavdm.training.task import Share
 
-        clips = _source(options).clips(Share())[0]
+        clips = open_source(options).clips(Share())[0]
         batch, *shape = clips.latents.shape
         latents, size = (shape[0], shape[1], shape[2], shape[3]), clips.size
         tokens = max(len(embedding) for embedding in clips.embeddings)
@@ -196,7 +196,8 @@ def _lora_alpha(options: argparse.Namespace) -> float | None:
     return float(options.lora if options.lora_alpha is None else options.lora_alpha)
 
 
-def _source(options: argparse.Namespace) -> Source:
+def open_source(options: argparse.Namespace) -> Source:
+    """The clips that --data names. Raises InputError if it is no folder of them."""
     from pavdm.training.latent_source import LatentSource
 
     if options.data is None:
@@ -204,7 +205,7 @@ def _source(options: argparse.Namespace) -> Source:
     return LatentSource(options.data, options.batch_size, options.seed)
 
 
-def _noising(options: argparse.Namespace) -> Noising:
+def noising_from(options: argparse.Namespace) -> Noising:
     from pavdm.training.frame_masks import FrameMasks
     from pavdm.training.noising import ProgressiveWindows, WholeClips
     from pavdm.training.objective import WholeClipTimesteps

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class NoisedClips:
 
     def to(self, device: torch.device | str) -> NoisedClips:
         embeddings = tuple(embedding.to(device) for embedding in self.embeddings)
-        return NoisedClips(self.noised.to(device), embeddings, self.dropped, self.fps, self.size)
+        noised = replace(self.noised.to(device), timesteps=self.noised.timesteps)  # read on the CPU, without a wait
+        return NoisedClips(noised, embeddings, self.dropped, self.fps, self.size)
 
 
 def stand_in(shape: tuple[int, ...], num_tokens: int, text_width: int, size: tuple[int, int]) -> NoisedClips:

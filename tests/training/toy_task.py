@@ -1,4 +1,4 @@
-"""The smallest task there is, and a command that trains it: `python toy_task.py OUT [--steps N ...]`, for tests that need
+"""The smallest task there is, and a command that trains it: `python toy_task.py OUT`, for tests that need
 processes of their own."""
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pavdm.training.run_options import RunOptions
 from pavdm.training.task import Share
 
 WIDTH = 6
+OPTIONS = RunOptions(steps=6, learning_rate=1e-2, warmup=2, ema=0.9, save_every=2, sample_every=3, cpu=True)
 
 
 class ToyExamples(Dataset[Any]):
@@ -77,23 +78,11 @@ class ToyTask:
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--accumulation", type=int, default=1)
-    parser.add_argument("--save-every", type=int, default=2)
     parser.add_argument("--killed-at", type=int)
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options = RunOptions(
-        steps=given.steps,
-        learning_rate=1e-2,
-        warmup=2,
-        ema=0.9,
-        accumulation=given.accumulation,
-        save_every=given.save_every,
-        cpu=True,
-    )
-    train(ToyTask(given.batch_size, given.killed_at), options, given.out, quiet=True)
+    train(ToyTask(given.batch_size, given.killed_at), OPTIONS, given.out, quiet=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,144 @@
+"""`pavdm train`: what is typed, what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pavdm import cli
+from pavdm.models.checkpoint import load_stdit3
+from pavdm.options import parser
+from pavdm.training import options as training_options
+from pavdm.training import stdit_options
+from pavdm.video_reader import probe
+
+from .memory_source import MemorySource
+
+CPU = ["--cpu", "--workers", "0", "--quiet", "--warmup", "0", "--learning-rate", "1e-3"]
+SMALL = ["--window-chunks", "2", "--chunk", "2", "--denoise-steps", "4", "--like", "tiny", "--sample-chunks", "2"]
+
+
+@pytest.fixture(autouse=True)
+def source(monkeypatch: pytest.MonkeyPatch) -> MemorySource:
+    made = MemorySource()
+    monkeypatch.setattr(stdit_options, "open_source", lambda options: made)
+    torch.set_num_threads(1)
+    return made
+
+
+def test_a_network_trained_from_nothing_extends_a_clip(
+    tmp_path: Path, models: Path, bikes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    command = ["train", *SMALL, *CPU, "--out", str(run), "--steps", "3", "--save-every", "2", "--sample-every", "2"]
+    assert cli.main(command) == 0
+    assert "the weights to use are in" in capsys.readouterr().out
+    assert sorted(path.name for path in (run / "samples").iterdir()) == ["step-000002.mp4", "step-000003.mp4"]
+    network = run / "step-000003" / "model"
+    out = tmp_path / "long.mp4"
+    extend = ["extend", str(bikes), "--prompt", "a ride", "--seconds", "0.7", "--size", "32x48", "--steps", "4"]
+    extend += ["--window-chunks", "2", "--models", str(models), "--stdit", str(network), "--out", str(out), "--quiet"]
+    assert cli.main(extend) == 0
+    assert probe(out).num_frames > 17
+
+
+def test_a_checkpoint_is_fine_tuned_whole_and_by_lora(tmp_path: Path, models: Path) -> None:
+    start = models / "stdit"
+    both = [
+        "train",
+        *SMALL[:6],
+        *CPU,
+        "--from",
+        str(start),
+        "--steps",
+        "2",
+        "--sample-every",
+        "1",
+        "--sample-chunks",
+        "1",
+    ]
+    assert cli.main([*both, "--out", str(tmp_path / "whole")]) == 0
+    before, after = load_stdit3(start).state_dict(), load_stdit3(tmp_path / "whole/step-000002/raw").state_dict()
+    assert all(float((after[name] - before[name]).abs().max()) < 0.01 for name in before)
+    assert any(not torch.equal(after[name], before[name]) for name in before)
+    vae = ["--sample-vae", str(models / "vae")]
+    assert cli.main([*both, *vae, "--lora", "2", "--precision", "bf16", "--out", str(tmp_path / "lora")]) == 0
+    assert len(load_file(tmp_path / "lora/step-000002/model/lora.safetensors")) == 3 * 7 * 4
+    assert (tmp_path / "lora/samples/step-000002.mp4").is_file()
+
+
+def test_ctrl_c_saves_and_the_same_command_goes_on(
+    tmp_path: Path, source: MemorySource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", *SMALL, *CPU, "--steps", "4", "--sample-every", "0"]
+    whole, stopped = ([*command, "--out", str(tmp_path / name)] for name in ("whole", "stopped"))
+    assert cli.main(whole) == 0
+    source.signal_at = 1
+    assert cli.main(stopped) == 130
+    assert "goes on from" in (said := capsys.readouterr().err) and "step-000002" in said
+    source.signal_at = None
+    assert cli.main(stopped) == 0
+    for file in ("loss.jsonl", "step-000004/state.safetensors"):
+        assert (tmp_path / "stopped" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_a_recipe_file_is_read_as_typed_and_what_follows_counts(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.txt"
+    recipe.write_text("# the small one\n--like tiny  # from nothing\n\n--steps 100 --data 'a folder'\n")
+    read = parser().parse_args(["train", f"@{recipe}", "--steps", "7", "--out", "run"])
+    assert (read.like, read.steps, read.data, read.out) == ("tiny", 7, Path("a folder"), Path("run"))
+
+
+def test_defaults_on_the_command_line_are_those_of_the_library() -> None:
+    from pavdm.sampling.schedule import Schedule
+    from pavdm.training.noising import ProgressiveWindows
+    from pavdm.training.run_options import RunOptions
+    from pavdm.training.windows import TrainingWindows
+
+    read = parser().parse_args(["train", "--steps", "5", "--out", "run"])
+    assert training_options.run_options(read) == RunOptions(steps=5, workers=2, sample_every=1000)
+    assert stdit_options.noising_from(read) == ProgressiveWindows(TrainingWindows(Schedule()))
+
+
+def test_a_dry_run_says_what_memory_is_needed_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *SMALL, "--steps", "5", "--out", str(tmp_path / "run"), "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "optimizer" in said and "in all" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ([], "say where training starts"),
+        (["--like", "tiny", "--lora", "4"], "say which with --from"),
+        (["--like", "tiny", "--lora-alpha", "4"], "--lora-alpha belongs to a LoRA"),
+        (["--like", "tiny", "--text-dropout", "2"], "--text-dropout must lie in 0..1"),
+        (["--like", "tiny", "--denoise-steps", "31"], "must be a multiple"),
+        (["--like", "tiny", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--config", "nowhere.json"], "nowhere.json is not readable"),
+        (["--from", "nowhere"], "nowhere"),
+        (["--like", "tiny", "--ema", "1"], "ema must lie in 0..1"),
+    ],
+)
+def test_what_makes_no_run_is_said_in_a_sentence(
+    tmp_path: Path, typed: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", *typed, *CPU, "--steps", "1", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error
+
+
+def test_a_run_that_would_change_its_settings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", *SMALL, *CPU, "--sample-every", "0", "--out", str(tmp_path)]
+    assert cli.main([*command, "--steps", "1"]) == 0
+    assert cli.main([*command, "--steps", "2", "--shift-scale", "0.5"]) == 2
+    assert "shift_scale 0.4, now 0.5" in capsys.readouterr().err
+    settings = json.loads((tmp_path / "step-000001" / "progress.json").read_text())["settings"]
+    assert settings["what"] == "stdit" and settings["data"] == {"latents": 10}
