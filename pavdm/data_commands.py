@@ -118,6 +118,13 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="world: clips begin up to S seconds into their scene (default 0)",
     )
+    clips.add_argument(
+        "--changes",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="world: share of the clips in which something changes, and the caption with it (default 0)",
+    )
 
 
 def data_from(options: argparse.Namespace, name: str) -> Data:
@@ -133,6 +140,7 @@ def data_from(options: argparse.Namespace, name: str) -> Data:
         options.clips,
         options.first_seed,
         options.latest_start,
+        options.changes,
     )
 
 

@@ -36,7 +36,7 @@ FORMAT = 1
 class StoredClip:
     """A clip of a shard: tensor `latents.<item>`, and `text.<caption>` for its `text`, as the encoder read it.
 
-    name: where it comes from. size: (height, width) in pixels; frames, fps: of the clip that was encoded.
+    changes: (latent frame, caption) from which on it is another. name: where it comes from. size: (height, width) in pixels; frames, fps: of the clip that was encoded.
     latents: shape of its latents.
     """
 
@@ -48,6 +48,7 @@ class StoredClip:
     frames: int
     fps: float
     latents: tuple[int, int, int, int]
+    changes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def _clip(row: Mapping[str, Any]) -> StoredClip:
-    return StoredClip(**{**row, "size": tuple(row["size"]), "latents": tuple(row["latents"])})
+    changes = tuple((latent, caption) for latent, caption in row["changes"])
+    return StoredClip(**{**row, "size": tuple(row["size"]), "latents": tuple(row["latents"]), "changes": changes})
 
 
 def write_index(folder: Path, settings: Mapping[str, Any], shards: Sequence[Shard], skipped: Sequence[Skipped]) -> None:
@@ -156,10 +158,10 @@ class ShardFolder:
         file, clip = self.clips[number]
         return self._tensor(file, f"latents.{clip.item}")
 
-    def embedding(self, number: int) -> Tensor:
-        """(tokens, width) in the stored type, a view of the file."""
+    def embedding(self, number: int, change: int | None = None) -> Tensor:
+        """(tokens, width) in the stored type, a view of the file: of the first caption, or after change `change`."""
         file, clip = self.clips[number]
-        return self._tensor(file, f"text.{clip.caption}")
+        return self._tensor(file, f"text.{clip.caption if change is None else clip.changes[change][1]}")
 
     def _tensor(self, file: str, name: str) -> Tensor:
         try:

@@ -75,9 +75,12 @@ class _Batches(Dataset[Clips]):
     def __getitem__(self, index: int) -> Clips:
         numbers = [number for number, _ in self._order[index]]
         clip = self._shards.clips[numbers[0]][1]
-        return Clips(
-            torch.stack([self._shards.latents(number) for number in numbers]).float(),
-            tuple(self._shards.embedding(number).to(torch.float32, copy=True) for number in numbers),
-            clip.fps,
-            clip.size,
-        )
+        latents = torch.stack([self._shards.latents(number) for number in numbers]).float()
+        embeddings = [self._shards.embedding(number) for number in numbers]
+        texts = torch.arange(len(numbers))[:, None].repeat(1, latents.shape[2])
+        for item, number in enumerate(numbers):
+            for change, (first, _) in enumerate(self._shards.clips[number][1].changes):
+                texts[item, first:] = len(embeddings)
+                embeddings.append(self._shards.embedding(number, change))
+        copies = tuple(embedding.to(torch.float32, copy=True) for embedding in embeddings)
+        return Clips(latents, copies, clip.fps, clip.size, texts)

@@ -63,7 +63,8 @@ class Muon(torch.optim.AdamW):
     def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
-        if "momentum" not in state:
+        if not state:
+            state["step"] = torch.zeros(())  # not read, but AdamW looks for it in what it loads
             state["momentum"] = torch.zeros_like(weight)
         momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
         ahead = gradient.lerp(momentum, group["momentum"])  # Nesterov's

@@ -28,7 +28,8 @@ class Noised:
     latents: (B, C, T, H, W) fp32, clean frames included. timesteps: (B, T) fp32, 0 clean .. 1000 noise.
     target: the velocity x0 - noise, of the shape of `latents`; what it holds where `counted` is False does not matter.
     counted: (B, T) bool, the frames that the loss counts. frame_mask: the same for Open-Sora's frame mask, which the
-        network is told of (it holds the other frames at t = 0 itself), None without one.
+        network is told of (it holds the other frames at t = 0 itself), None without one. first: where in the clip's
+        latent frames it begins.
     """
 
     latents: Tensor
@@ -36,6 +37,7 @@ class Noised:
     target: Tensor
     counted: Tensor
     frame_mask: Tensor | None = None
+    first: int = 0
 
     def loss(self, velocity: Tensor) -> Tensor:
         """Mean squared error of `velocity` (B, C, T, H, W) over the counted frames of each item, (B,) fp32."""
@@ -45,7 +47,7 @@ class Noised:
     def to(self, device: torch.device | str) -> Noised:
         mask = None if self.frame_mask is None else self.frame_mask.to(device)
         latents, timesteps, target = (t.to(device) for t in (self.latents, self.timesteps, self.target))
-        return Noised(latents, timesteps, target, self.counted.to(device), mask)
+        return Noised(latents, timesteps, target, self.counted.to(device), mask, self.first)
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

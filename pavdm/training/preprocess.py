@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pavdm.errors import InputError
+from pavdm.models.vae import latent_frames
 from pavdm.models.write import write_json
 from pavdm.training.clip_list import Skipped
 from pavdm.training.coding import Coder, Coding
@@ -156,15 +157,19 @@ class _Building:
                 "or --dtype fp32"
             )
         text = coding.caption(raw.text)
-        if text not in self._captions:
-            self._captions[text] = self._coder.embedding(text).to(self._dtype)
+        changes = tuple((latent_frames(frame), self._number(coding.caption(later))) for frame, later in raw.changes)
         frames, height, width, _ = raw.frames.shape
         shape = (latents.shape[0], latents.shape[1], latents.shape[2], latents.shape[3])
-        caption = list(self._captions).index(text)
-        self.clips.append(
-            StoredClip(raw.name, text, len(self._latents), caption, (height, width), frames, raw.fps, shape)
-        )
+        item, caption = len(self._latents), self._number(text)
+        clip = StoredClip(raw.name, text, item, caption, (height, width), frames, raw.fps, shape, changes)
+        self.clips.append(clip)
         self._latents.append(latents)
+
+    def _number(self, text: str) -> int:
+        """Of a caption among those of the shard; entered if it is new."""
+        if text not in self._captions:
+            self._captions[text] = self._coder.embedding(text).to(self._dtype)
+        return list(self._captions).index(text)
 
     def write(self, path: Path, settings: Mapping[str, Any]) -> None:
         shard = Shard(tuple(self.clips), tuple(self.skipped))

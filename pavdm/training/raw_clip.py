@@ -17,12 +17,16 @@ IMAGE_FPS = 120.0  # what Open-Sora tells the network of a picture (opensora/dat
 
 @dataclass(frozen=True, eq=False)
 class RawClip:
-    """frames: uint8 (F, H, W, 3) RGB. name: where it comes from; equal names mean equal frames."""
+    """frames: uint8 (F, H, W, 3) RGB. name: where it comes from; equal names mean equal frames.
+
+    changes: (frame, caption) from which on another caption holds than `text`; whole pieces of the VAE into the clip.
+    """
 
     frames: np.ndarray
     text: str
     name: str
     fps: float
+    changes: tuple[tuple[int, str], ...] = ()
 
     def pixels(self) -> Tensor:
         """(1, 3, F, H, W) fp32 in [-1, 1]."""

@@ -17,13 +17,15 @@ class Clips:
     """Clean clips of one size and length.
 
     latents: (B, C, T, H, W) fp32, on the CPU. embeddings: for each clip its caption's T5 features (tokens, width), real
-    tokens only. fps: of the video. size: (height, width) in pixels.
+    tokens only, and after these the ones of captions that hold later. texts: (B, T), which of them each latent frame has;
+    None: item i has the i-th throughout. fps: of the video. size: (height, width) in pixels.
     """
 
     latents: Tensor
     embeddings: tuple[Tensor, ...]
     fps: float
     size: tuple[int, int]
+    texts: Tensor | None = None
 
 
 class Source(Protocol):

@@ -25,7 +25,7 @@ class Data:
     """Which clips, and in which form. name: "world", a .csv or .jsonl list, a folder of clips, or one of latents.
 
     frames: shortest and longest clip, in frames at `fps`. size: (height, width). buckets: of files, as typed
-    (`parse_bucket`); without, clips of `size` and `frames` are made. clips, first_seed, latest_start: of the world, see
+    (`parse_bucket`); without, clips of `size` and `frames` are made. clips, first_seed, latest_start, changes: of the world, see
     `WorldClips`; without `clips` every seed for training from `first_seed` on, or held-out one.
     """
 
@@ -37,6 +37,7 @@ class Data:
     clips: int | None = None
     first_seed: int = 0
     latest_start: float = 0.0
+    changes: float = 0.0
 
     @property
     def is_latents(self) -> bool:
@@ -76,12 +77,12 @@ def _world(data: Data) -> WorldClips:
     end = HELD_OUT if data.first_seed < HELD_OUT else 2 * HELD_OUT
     count = end - data.first_seed if data.clips is None else data.clips
     lengths = piece_lengths(*data.frames)
-    return WorldClips(count, lengths, data.size or (64, 96), data.fps, data.first_seed, data.latest_start)
+    return WorldClips(count, lengths, data.size or (64, 96), data.fps, data.first_seed, data.latest_start, data.changes)
 
 
 def _files(data: Data, batch_size: int, seed: int) -> FileSource:
-    if data.clips is not None or data.first_seed or data.latest_start:
-        raise InputError(f"--clips, --first-seed and --latest-start belong to the world, not to {data.name}")
+    if data.clips is not None or data.first_seed or data.latest_start or data.changes:
+        raise InputError(f"--clips, --first-seed, --latest-start and --changes belong to the world, not to {data.name}")
     if data.buckets and data.size:
         raise InputError("give either --bucket or --size and --frames")
     if data.buckets:

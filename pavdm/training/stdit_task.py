@@ -25,18 +25,20 @@ LORA_FILE = "lora.safetensors"
 
 @dataclass(frozen=True, eq=False)
 class NoisedClips:
-    """A batch for the network. embeddings, fps, size: as in `Clips`. dropped: (B,) bool, reads the null embedding."""
+    """A batch for the network. embeddings, fps, size: as in `Clips`; texts: as there, of the frames that are shown.
+    dropped: (B,) bool, reads the null embedding."""
 
     noised: Noised
     embeddings: tuple[Tensor, ...]
     dropped: Tensor
     fps: float
     size: tuple[int, int]
+    texts: Tensor | None = None
 
     def to(self, device: torch.device | str) -> NoisedClips:
         embeddings = tuple(embedding.to(device) for embedding in self.embeddings)
         noised = replace(self.noised.to(device), timesteps=self.noised.timesteps)  # read on the CPU, without a wait
-        return NoisedClips(noised, embeddings, self.dropped, self.fps, self.size)
+        return NoisedClips(noised, embeddings, self.dropped, self.fps, self.size, self.texts)
 
 
 def stand_in(shape: tuple[int, ...], num_tokens: int, text_width: int, size: tuple[int, int]) -> NoisedClips:
@@ -62,7 +64,9 @@ class NoisedExamples(Dataset[NoisedClips]):
         numbers = self.share.examples(index, len(clips.latents))
         noised = self.noising(clips, self.seed, self.share.step(index), numbers)
         drawn = [dropped_texts(1, self.text_dropout, generator_for(self.seed, "text", number)) for number in numbers]
-        return NoisedClips(noised, clips.embeddings, torch.cat(drawn), clips.fps, clips.size)
+        shown = slice(noised.first, noised.first + noised.latents.shape[2])
+        texts = None if clips.texts is None else clips.texts[:, shown]
+        return NoisedClips(noised, clips.embeddings, torch.cat(drawn), clips.fps, clips.size, texts)
 
 
 class STDiTObjective(nn.Module):
@@ -73,7 +77,14 @@ class STDiTObjective(nn.Module):
         self.velocity = TrainedVelocity(network)
 
     def forward(self, batch: NoisedClips) -> tuple[Tensor, dict[str, Tensor]]:
-        velocity = self.velocity(batch.noised, batch.embeddings, fps=batch.fps, size=batch.size, dropped=batch.dropped)
+        velocity = self.velocity(
+            batch.noised,
+            batch.embeddings,
+            fps=batch.fps,
+            size=batch.size,
+            texts=batch.texts,
+            dropped=batch.dropped,
+        )
         return batch.noised.loss(velocity).mean(), {}
 
 

@@ -175,7 +175,7 @@ class TrainingWindows:
         timesteps = torch.cat([no_noise, t], dim=1)
         counted = torch.cat([no_noise.bool(), torch.ones_like(t, dtype=torch.bool)], dim=1)
         target = torch.cat([torch.zeros_like(clean), x0 - noise], dim=2)
-        return Noised(torch.cat([clean, add_noise(x0, noise, t)], dim=2), timesteps, target, counted)
+        return Noised(torch.cat([clean, add_noise(x0, noise, t)], dim=2), timesteps, target, counted, first=begin)
 
 
 def _chance(probability: float, generator: torch.Generator) -> bool:

@@ -25,14 +25,21 @@ class CaptionedFrames:
 
 
 def render_changing(
-    seed: int, num_frames: int, size: tuple[int, int] = (64, 96), fps: float = 24.0, *, share: float = 0.25
+    seed: int,
+    num_frames: int,
+    size: tuple[int, int] = (64, 96),
+    fps: float = 24.0,
+    *,
+    share: float,
+    first_frame: int = 0,
 ) -> CaptionedFrames:
-    """The clip of `render(seed, ...)`, in which with probability `share` something changes.
+    """Frames `first_frame` and on of the scene of `seed`, in which with probability `share` something changes.
 
-    A shape takes another colour, or day becomes night, or night day. Equal arguments give equal pixels.
+    A shape takes another colour, or day becomes night, or night day; never in the first piece. Equal arguments give equal
+    pixels. Captions count frames from the clip's beginning.
     """
     scene = make_scene(seed, size[1] / size[0])
-    before = draw(scene, num_frames, size, fps)
+    before = draw(scene, num_frames, size, fps, first_frame)
     chance = np.random.Generator(np.random.PCG64([seed, CHANGE_SALT]))
     happens, where, what = chance.random(3)
     pieces = num_frames // 17
@@ -40,7 +47,7 @@ def render_changing(
         return CaptionedFrames(before, ((0, scene.caption),))
     first = 17 * (1 + int(where * (pieces - 1)))
     changed = change(scene, what)
-    after = draw(changed, num_frames - first, size, fps, first_frame=first)
+    after = draw(changed, num_frames - first, size, fps, first_frame + first)
     amount = np.clip((np.arange(1, num_frames - first + 1)) / (FADE_SECONDS * fps), 0, 1)[:, None, None, None]
     faded = before[first:] + amount * (after.astype(np.float32) - before[first:])
     frames = np.concatenate([before[:first], np.round(faded).astype(np.uint8)])

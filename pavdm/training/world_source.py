@@ -13,7 +13,7 @@ from pavdm.errors import InputError
 from pavdm.training.clip_list import Skipped
 from pavdm.training.order import uniform
 from pavdm.training.raw_clip import RawClip
-from pavdm.training.world import draw, make_scene
+from pavdm.training.world_change import render_changing
 
 HELD_OUT = 1_000_000_000
 PIECE_FRAMES = 17
@@ -24,6 +24,7 @@ class WorldClips:
     """Clip i is that of seed `first_seed + i`. lengths: in frames; each clip has one of them, chosen by its seed.
 
     latest_start: clips begin at a moment from 0 to this many seconds into their scene. size: (height, width).
+    changes: share of the clips in which something changes half-way, and the caption with it.
     """
 
     count: int
@@ -32,6 +33,7 @@ class WorldClips:
     fps: float = 24.0
     first_seed: int = 0
     latest_start: float = 0.0
+    changes: float = 0.0
     skipped: Sequence[Skipped] = ()
 
     def __post_init__(self) -> None:
@@ -45,6 +47,8 @@ class WorldClips:
                 f"seeds {self.first_seed} to {self.first_seed + self.count - 1} are of both kinds: below {HELD_OUT} "
                 "for training, from there on held out"
             )
+        if not 0 <= self.changes <= 1:
+            raise InputError(f"the share of clips with a change must lie in 0..1: got {self.changes}")
         if not 0 <= self.latest_start < 1e6:
             raise InputError(f"a clip starts 0 to 1,000,000 seconds into its scene: got {self.latest_start}")
 
@@ -58,6 +62,7 @@ class WorldClips:
             "fps": self.fps,
             "first seed": self.first_seed,
             "latest start": self.latest_start,
+            "changes": self.changes,
         }
 
     def name(self, number: int) -> str:
@@ -69,18 +74,24 @@ class WorldClips:
     def __getitem__(self, number: int) -> RawClip:
         seed = self.first_seed + number
         which, when = uniform(2, seed, 1)
-        return world_clip(
-            seed, self.lengths[int(which * len(self.lengths))], self.size, self.fps, when, self.latest_start
-        )
+        length = self.lengths[int(which * len(self.lengths))]
+        return world_clip(seed, length, self.size, self.fps, when, self.latest_start, self.changes)
 
 
 def world_clip(
-    seed: int, num_frames: int, size: tuple[int, int], fps: float, moment: float = 0.0, latest_start: float = 0.0
+    seed: int,
+    num_frames: int,
+    size: tuple[int, int],
+    fps: float,
+    moment: float = 0.0,
+    latest_start: float = 0.0,
+    changes: float = 0.0,
 ) -> RawClip:
-    """The clip of a seed that begins at `moment` (0..1) of the seconds up to `latest_start`."""
-    scene = make_scene(seed, size[1] / size[0])
+    """The clip of a seed that begins at `moment` (0..1) of the seconds up to `latest_start`; changes: see `WorldClips`."""
     start = round(moment * latest_start * fps)
-    return RawClip(draw(scene, num_frames, size, fps, start), scene.caption, f"world/{seed}", fps)
+    clip = render_changing(seed, num_frames, size, fps, share=changes, first_frame=start)
+    (_, text), *later = clip.captions
+    return RawClip(clip.frames, text, f"world/{seed}", fps, tuple(later))
 
 
 def piece_lengths(shortest: int, longest: int) -> tuple[int, ...]:
