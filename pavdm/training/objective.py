@@ -125,7 +125,7 @@ def dropped_texts(batch: int, probability: float, generator: torch.Generator) ->
 
 
 class TrainedVelocity(nn.Module):
-    """The velocity of a batch, with a text per item or per latent frame: STDiT3 and its text projection in one `forward`.
+    """The velocity of a batch, with a text per item or latent frame: STDiT3 and its text projection in one `forward`.
 
     Data-parallel wrappers see the use of a parameter only where it happens inside the module that they wrap; so they
     wrap this one. `network` holds the weights to save.
@@ -147,8 +147,8 @@ class TrainedVelocity(nn.Module):
     ) -> Tensor:
         """Velocity (B, C, T, H, W) fp32.
 
-        embeddings: T5 features (tokens, caption_channels) of texts, real tokens only. texts: (B, T) on the CPU, which of
-        them each latent frame reads; None: item i reads the i-th throughout. dropped: from `dropped_texts`; such an
+        embeddings: T5 features (tokens, caption_channels) of texts, real tokens only. texts: (B, T), on the CPU, which
+        of them each latent frame reads; None: item i reads the i-th throughout. dropped: from `dropped_texts`; such an
         item reads the learned null embedding, cut to its own texts' token counts (what the sampler puts on the other
         side of the guidance). fps, size (height, width in pixels): as for STDiT3.
         """

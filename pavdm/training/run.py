@@ -286,8 +286,11 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
     if accelerator.is_fsdp2:  # makes the parameters anew, and the optimizer's with them
         model, prepared = accelerator.prepare(objective, optimizer(objective))
         for module in model.modules():
+            sharded = isinstance(
+                module, FSDPModule
+            )  # a name of its own: a type checker would forget that it is a Module
             for name in ENTRY_POINTS:
-                if isinstance(module, FSDPModule) and hasattr(module, name):
+                if sharded and hasattr(module, name):
                     register_fsdp_forward_method(module, name)
     else:
         model = accelerator.prepare(objective)

@@ -19,19 +19,21 @@ IGNORED = -100  # a target that cross_entropy does not count
 
 
 def masked_tokens(
-    tokens: Sequence[Sequence[int]], mask_token: int, pad_token: int, generator: torch.Generator
+    tokens: Sequence[Sequence[int]], mask_token: int, pad_token: int, generators: Sequence[torch.Generator]
 ) -> dict[str, Tensor]:
     """Captions as token numbers, the last one end-of-text -> input_ids, attention_mask and targets, (B, longest).
 
-    End-of-text is never masked; each caption has at least one masked token, unless it is empty.
+    generators: one for each caption. End-of-text is never masked; each caption has at least one masked token, unless it
+    is empty.
     """
     length = max(map(len, tokens))
     ids = torch.full((len(tokens), length), pad_token)
     real = torch.zeros(len(tokens), length, dtype=torch.bool)
-    for row, caption in enumerate(tokens):
+    draws = torch.full(ids.shape, 2.0)
+    for row, (caption, generator) in enumerate(zip(tokens, generators, strict=True)):
         ids[row, : len(caption)] = torch.tensor(caption)
         real[row, : len(caption) - 1] = True
-    draws = torch.rand(ids.shape, generator=generator).where(real, 2.0)
+        draws[row, : len(caption) - 1] = torch.rand(len(caption) - 1, generator=generator)
     masked = (draws < MASKED_SHARE) | (real & (draws == draws.min(dim=1, keepdim=True).values))
     attention = real | (ids != pad_token)
     return {

@@ -1,57 +1,113 @@
 """What a video VAE is trained on: reconstruction of pixels, and a little KL so that its latents stay near a Gaussian.
 
-    loss = mean |x' - x| + weight of squares * mean (x' - x)^2 + kl_weight * KL
+    loss = 10 * mean (x' - x)^2 + 0.2 * mean |x' - x| + kl_weight * KL (+ 0.1 * mean (z' - z)^2, of frames' latents)
 
-Both halves are trained together, through both posteriors. The published VAE was trained in stages, with perceptual and
-adversarial losses: for pictures as plain as the procedural world's, these were not found to be needed.
+Either the spatial half alone, on single frames, or both, through both posteriors. The published VAE was trained in such
+stages, too, with perceptual and adversarial losses; pictures as plain as the procedural world's do without. Squares
+lead because the colours of small shapes are large errors on few pixels.
 Source: Rombach et al. (arXiv 2112.10752), appendix G; Open-Sora report 1.2 (docs/report_03.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from pavdm.models.spatial_vae import SpatialVAE
 from pavdm.models.vae import VideoVAE
 
+SQUARE_WEIGHT, ABSOLUTE_WEIGHT, LATENT_WEIGHT = 10.0, 0.2, 0.1
 LOG_VARIANCE = (-30.0, 20.0)  # the range in which the network's answer counts, as in `VideoVAE.encode`
+NARROW = -6.0  # log variance at first: with wide posteriors a young encoder is not heard through their noise
+
+
+@dataclass(frozen=True, eq=False)
+class PixelBatch:
+    """pixels: (B, 3, F, H, W) in [-1, 1], F at most one piece (17). shown: frames that are decoded to pixels.
+
+    noise: unit normal for the posteriors, (B * F, C, h, w) of the frames and (B, C', ceil(F / 4), h, w) of the clips;
+    the second is None if the spatial half is trained alone.
+    """
+
+    pixels: Tensor
+    shown: tuple[int, ...]
+    noise: tuple[Tensor, Tensor | None]
+
+    def to(self, device: torch.device | str) -> PixelBatch:
+        frames, clips = self.noise
+        return PixelBatch(
+            self.pixels.to(device), self.shown, (frames.to(device), None if clips is None else clips.to(device))
+        )
 
 
 class VAEObjective(nn.Module):
     """Loss of a batch of clips. `vae` holds the weights to save; data-parallel wrappers wrap this module."""
 
-    def __init__(self, vae: VideoVAE, *, square_weight: float = 4.0, kl_weight: float = 1e-4) -> None:
+    def __init__(self, vae: VideoVAE, kl_weight: float = 1e-6) -> None:
         super().__init__()
         self.vae = vae
-        self.square_weight = square_weight
         self.kl_weight = kl_weight
 
-    def forward(
-        self, pixels: Tensor, noise: Callable[[tuple[int, ...]], Tensor]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """pixels: (B, 3, F, H, W) in [-1, 1], F at most one piece (17). noise: shape -> unit normal.
-
-        Returns the loss and, for the log, psnr (dB, of the batch) and kl (nats per number, temporal posterior).
-        """
-        vae = self.vae
-        images = pixels.transpose(1, 2).flatten(0, 1)  # (B*F, 3, H, W)
-        z, kl_spatial = _posterior(vae.spatial_vae.module.encode(images), noise)
-        z = z.unflatten(0, (len(pixels), -1)).transpose(1, 2) * vae.config.spatial_scaling_factor
-        z, kl_temporal = _posterior(vae.temporal_vae.encode(z), noise)
-        z = vae.temporal_vae.decode(z, pixels.shape[2]).transpose(1, 2).flatten(0, 1)
-        decoded = vae.spatial_vae.module.decode(z / vae.config.spatial_scaling_factor)
-        error = decoded.float() - images
+    def forward(self, batch: PixelBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss and, for the log: psnr in dB, and kl in nats per number of the last posterior."""
+        vae, (noise, clip_noise) = self.vae, batch.noise
+        factor = vae.config.spatial_scaling_factor
+        images = batch.pixels.transpose(1, 2).flatten(0, 1)  # (B*F, 3, H, W)
+        z, kl = _posterior(vae.spatial_vae.module.encode(images), noise)
+        z = z.unflatten(0, (len(batch.pixels), -1)).transpose(1, 2) * factor  # (B, C, F, h, w)
+        regular = kl
+        decoded = z
+        if clip_noise is not None:
+            decoded, kl = _posterior(vae.temporal_vae.encode(z), clip_noise)
+            decoded = vae.temporal_vae.decode(decoded, z.shape[2])
+            regular = regular + kl
+        shown = list(batch.shown)
+        pixels = vae.spatial_vae.module.decode(decoded[:, :, shown].transpose(1, 2).flatten(0, 1) / factor)
+        error = pixels.float() - batch.pixels[:, :, shown].transpose(1, 2).flatten(0, 1)
         square = error.square().mean()
-        loss = error.abs().mean() + self.square_weight * square + self.kl_weight * (kl_spatial + kl_temporal)
+        loss = SQUARE_WEIGHT * square + ABSOLUTE_WEIGHT * error.abs().mean() + self.kl_weight * regular
+        if clip_noise is not None:  # frames that are not decoded learn by it, too
+            loss = loss + LATENT_WEIGHT * (decoded - z.detach()).square().mean()
         # The range of pixels is 2, so its square is 4.
-        return loss, {"psnr": 10 * torch.log10(4.0 / square.detach()), "kl": kl_temporal.detach()}
+        return loss, {"psnr": 10 * torch.log10(4.0 / square.detach()), "kl": kl.detach()}
 
 
-def _posterior(moments: Tensor, noise: Callable[[tuple[int, ...]], Tensor]) -> tuple[Tensor, Tensor]:
+def _posterior(moments: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     """A draw from the Gaussian of `moments` (N, 2C, ...), and its mean KL to the unit Gaussian, per number."""
     mean, log_variance = moments.chunk(2, dim=1)
     log_variance = log_variance.clamp(*LOG_VARIANCE)
     kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-    return mean + torch.exp(0.5 * log_variance) * noise(tuple(mean.shape)).to(mean), kl
+    return mean + torch.exp(0.5 * log_variance) * noise.to(mean), kl
+
+
+@torch.no_grad()
+def prepare_for_training(vae: VideoVAE) -> None:
+    """From random weights to ones that learn fast: residual branches begin at zero and posteriors narrow."""
+    for name, weight in vae.named_parameters():
+        in_spatial_branch = "resnets" in name and name.endswith("conv2.weight")
+        in_temporal_branch = "res_blocks" in name and name.endswith("conv2.conv.weight")
+        if in_spatial_branch or in_temporal_branch or name.endswith("to_out.0.weight"):
+            weight.zero_()
+    spatial: SpatialVAE = vae.spatial_vae.module
+    for layer in (spatial.quant_conv, vae.temporal_vae.quant_conv.conv):
+        half = layer.weight.shape[0] // 2
+        layer.weight[half:].zero_()
+        layer.bias[half:].fill_(NARROW)
+
+
+@torch.no_grad()
+def normalise(vae: VideoVAE, clips: Iterable[Tensor]) -> VideoVAE:
+    """A VAE with the same weights, whose latents have mean 0 and deviation 1 per channel over `clips` (B, 3, F, H, W)
+    in [-1, 1]."""
+    latents = torch.cat([vae.encode(pixels.to(next(vae.parameters()).device)).flatten(2) for pixels in clips], dim=2)
+    latents = latents * vae.scale.flatten(2) + vae.shift.flatten(2)  # as the network gives them
+    flat = latents.transpose(0, 1).flatten(1)
+    shift, scale = flat.mean(dim=1), flat.std(dim=1)
+    config = replace(vae.config, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()))
+    result = VideoVAE(config, device="meta")
+    state = {**vae.state_dict(), "shift": shift.view_as(vae.shift), "scale": scale.view_as(vae.scale)}
+    result.load_state_dict(state, assign=True)
+    return result

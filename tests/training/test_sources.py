@@ -124,7 +124,7 @@ def test_pieces_of_a_small_clip_are_encoded_together_to_the_same_latents(network
     frames, _, _ = render(3, num_frames, SIZE)
     pixels = torch.from_numpy(frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     with torch.no_grad():
-        mode, drawn = (networks.vae.encode(pixels, noise)[0] for noise in (None, posterior_noise("3/8", "cpu")))
+        mode, drawn = (networks.vae.encode(pixels, noise)[0] for noise in (None, posterior_noise("3/8")))
     torch.testing.assert_close(networks.latents(pixels, None), mode, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(networks.latents(pixels, "3/8"), drawn, atol=1e-5, rtol=1e-4)
     assert (mode - drawn).abs().mean() > 1e-3
@@ -138,7 +138,7 @@ def test_a_source_encoded_while_training_gives_its_own_clips(networks):
     assert (batch.size, batch.fps) == (SIZE, 24.0)
     for item, example in enumerate(Share(1, 2).examples(3, 2)):
         with torch.no_grad():
-            expected = networks.vae.encode(pixels.pixels[item][None], posterior_noise(f"9/{example}", "cpu"))[0]
+            expected = networks.vae.encode(pixels.pixels[item][None], posterior_noise(f"9/{example}"))[0]
         torch.testing.assert_close(batch.latents[item], expected, atol=1e-5, rtol=1e-4)
         read = f"{pixels.texts[item].lower()} aesthetic score: 6.5."
         assert torch.equal(batch.embeddings[item], networks.text_encoder.encode([read])[0])

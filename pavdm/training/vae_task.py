@@ -1,0 +1,132 @@
+"""Training of the video VAE: clips in pixels -> reconstruction; first the spatial half on frames, then both halves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from pavdm.models.checkpoint import save_vae
+from pavdm.models.vae import VideoVAE, latent_frames
+from pavdm.training.dataset import Batch
+from pavdm.training.noising import generator_for
+from pavdm.training.pixel_source import PixelSource
+from pavdm.training.run_directory import step_name
+from pavdm.training.task import Share
+from pavdm.training.vae_objective import PixelBatch, VAEObjective, normalise
+
+Part = Literal["spatial", "whole"]
+MEASURED_CLIPS = 64  # from which scale and shift of the latents are taken
+
+
+class NoisyPixels(Dataset[PixelBatch]):
+    """Item m: the batch of micro-step m, with the noise of its posteriors and the choice of frames to decode."""
+
+    def __init__(self, clips: Dataset[Batch], share: Share, vae: VideoVAE, part: Part, frames: int, seed: int) -> None:
+        self._clips, self._share, self._config = clips, share, vae.config
+        self._part, self._frames, self._seed = part, frames, seed
+
+    def __getitem__(self, index: int) -> PixelBatch:
+        pixels, config = self._clips[index].pixels, self._config
+        length, height, width = (
+            pixels.shape[2],
+            pixels.shape[3] // config.spatial.factor,
+            pixels.shape[4] // config.spatial.factor,
+        )
+        count = min(self._frames or length, length)
+        chosen = torch.randperm(length, generator=generator_for(self._seed, "shown", self._share.step(index)))[:count]
+        of_frames, of_clips = [], []
+        for number in self._share.examples(index, len(pixels)):
+            generator = generator_for(self._seed, "posterior", number)
+            of_frames.append(torch.randn(length, config.spatial.latent_channels, height, width, generator=generator))
+            shape = (config.temporal.embed_dim, latent_frames(length, config), height, width)
+            of_clips.append(torch.randn(shape, generator=generator))
+        noise = (torch.cat(of_frames), torch.stack(of_clips) if self._part == "whole" else None)
+        return PixelBatch(pixels, tuple(sorted(chosen.tolist())), noise)
+
+
+class VAETask:
+    """The task (see `pavdm.training.task.Task`).
+
+    part: "spatial" trains the image half on each frame, "whole" both halves. frames: how many of a clip's frames are
+    decoded to pixels in a step, the same for all clips of it, 0 for all.
+    """
+
+    def __init__(
+        self,
+        network: VideoVAE,
+        source: PixelSource,
+        *,
+        part: Part = "whole",
+        frames: int = 0,
+        kl_weight: float = 1e-6,
+        seed: int = 0,
+        start: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.network = network
+        if part == "spatial":
+            network.temporal_vae.requires_grad_(False)
+        self.objective = VAEObjective(network, kl_weight)
+        self._source, self._part, self._frames, self._seed = source, part, frames, seed
+        self._start = dict(start or {})
+
+    def examples(self, share: Share) -> Dataset[PixelBatch]:
+        clips = self._source.pixels(share)
+        return NoisyPixels(clips, share, self.network, self._part, self._frames, self._seed)
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "what": "vae",
+            "part": self._part,
+            "frames decoded": self._frames,
+            "kl weight": self.objective.kl_weight,
+            "seed": self._seed,
+            **self._start,
+            "data": dict(self._source.settings()),
+        }
+
+    def blocks(self) -> Iterable[nn.Module]:
+        spatial = self.network.spatial_vae.module
+        return [*spatial.encoder.down_blocks, *spatial.decoder.up_blocks]
+
+    def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
+        """Latents are normalised anew, by the first training clips, once the whole VAE is trained."""
+        vae = self._plain(weights)
+        save_vae(normalise(vae, self._first_clips()) if self._part == "whole" else vae, directory)
+
+    def sample(self, directory: Path, step: int, weights: Mapping[str, Tensor]) -> None:
+        """A picture: frames of the first training clips, and below each what is left of it."""
+        from PIL import Image
+
+        vae = self._plain(weights)
+        pixels = next(iter(self._first_clips()))
+        with torch.inference_mode():
+            if self._part == "whole":
+                decoded = vae.decode(vae.encode(pixels), pixels.shape[2])
+            else:
+                spatial = vae.spatial_vae.module
+                images = pixels.transpose(1, 2).flatten(0, 1)
+                decoded = spatial.decode(spatial.encode(images).chunk(2, dim=1)[0])
+                decoded = decoded.unflatten(0, (len(pixels), -1)).transpose(1, 2)
+        rows = [torch.cat(list(clips[:, :, -1]), dim=2) for clips in (pixels, decoded)]  # (3, H, B * W) each
+        picture = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0))).save(directory / f"{step_name(step)}.png")
+
+    def _first_clips(self) -> Iterable[Tensor]:
+        clips = self._source.pixels(Share())
+        count = 0
+        index = 0
+        while count < MEASURED_CLIPS:
+            pixels = clips[index].pixels
+            yield pixels
+            count, index = count + len(pixels), index + 1
+
+    def _plain(self, weights: Mapping[str, Tensor]) -> VideoVAE:
+        vae = VideoVAE(self.network.config, device="meta")
+        vae.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()}, assign=True)
+        return vae.requires_grad_(False)
