@@ -28,12 +28,13 @@ class Extension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         _provide_library()
-        from . import bundled, conditioning, demo, model, sampling, states, text, vae, video
+        from . import bundled, conditioning, demo, lora, model, sampling, states, text, vae, video
 
         bundled.register()
 
         return [
             model.LoadModel,
+            lora.LoadLoRA,
             vae.LoadVAE,
             text.LoadTextEncoder,
             conditioning.EncodePrompt,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management as mm
@@ -25,10 +26,11 @@ from .velocity import PROMPT, Prompt
 logger = logging.getLogger(__name__)
 
 SPATIAL_FACTOR = 8
-LATENT_CHANNELS = 4
+LATENT_CHANNELS = 4  # of empty latents: the host gives these the model's number
 PAD = 0
 MAX_TOKENS = 300  # what the published models were trained with, the end-of-text token included
 CUSTOM = "custom"
+LAYOUT = "pavdm_layout"
 
 
 def latent_seconds(latents: int, fps: float) -> float:
@@ -152,24 +154,47 @@ def size_inputs() -> list[Any]:
             min=0.0,
             max=86400.0,
             step=0.1,
-            tooltip="Length of the new video in seconds, rounded up to whole pieces of 17 frames.",
+            tooltip="Length of the new video in seconds. Latents come in whole pieces of 17 frames; Decode to Video "
+            "leaves out what is too much, stock decode nodes show it.",
         ),
     ]
 
 
-def latent_size(resolution: str, aspect: str, width: int, height: int) -> tuple[int, int]:
-    """(height, width) in latent positions; buckets are rounded down to multiples of 8 pixels."""
-    if resolution != CUSTOM:
-        height, width = bucket_size(resolution, aspect)
-    return height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+def video_size(resolution: str, aspect: str, width: int, height: int) -> tuple[int, int]:
+    """(height, width) in pixels; a bucket's need not be multiples of 8, its latents are then rounded down."""
+    return (height, width) if resolution == CUSTOM else bucket_size(resolution, aspect)
 
 
-def with_new_latents(known: Tensor, new_seconds: float, fps: float) -> dict[str, Tensor]:
+def fitted(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """IMAGE (F, H, W, 3) scaled to cover `size`, its centre cropped to it, and that cut to whole latent positions."""
+    height, width = size
+    scaled = comfy.utils.common_upscale(images.movedim(-1, 1), width, height, "lanczos", "center").movedim(1, -1)
+    return scaled[:, : height // SPATIAL_FACTOR * SPATIAL_FACTOR, : width // SPATIAL_FACTOR * SPATIAL_FACTOR]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a LATENT of this pack says of its video, under LAYOUT: Decode to Video needs it, all others carry it along.
+
+    It holds while there are `latents` of them. frames: those that were asked for. clip_latents: how many at the
+    beginning are the end of a clip, the first kept_latents of them unchanged.
+    """
+
+    latents: int
+    frames: int
+    clip_latents: int = 0
+    kept_latents: int = 0
+
+
+def with_new_latents(known: Tensor, new_seconds: float, fps: float) -> dict[str, Any]:
     """LATENT of the known latents (1, C, T, h, w), room for `new_seconds` after them, and a mask of what is new."""
-    pieces = math.ceil(round(new_seconds * fps) / PIECE_FRAMES)
-    new = known.new_zeros(*known.shape[:2], pieces * PIECE_LATENTS, *known.shape[3:])
+    frames = round(new_seconds * fps)
+    new = known.new_zeros(*known.shape[:2], math.ceil(frames / PIECE_FRAMES) * PIECE_LATENTS, *known.shape[3:])
     mask = torch.cat([torch.zeros_like(known[:, :1]), torch.ones_like(new[:, :1])], dim=2)
-    return {"samples": torch.cat([known, new], dim=2), "noise_mask": mask}
+    samples = torch.cat([known, new], dim=2)
+    length = known.shape[2]
+    layout = Layout(samples.shape[2], length // PIECE_LATENTS * PIECE_FRAMES + frames, length, length)
+    return {"samples": samples, "noise_mask": mask, LAYOUT: layout}
 
 
 class EncodeClip(io.ComfyNode):
@@ -207,6 +232,22 @@ class EncodeClip(io.ComfyNode):
                     tooltip="How many pieces of 17 frames (at fps) of the clip to use; the video begins with them. One "
                     "is enough unless variable_length is off in the sampler.",
                 ),
+                io.Combo.Input(
+                    "posterior",
+                    options=["sample", "mode"],
+                    default="sample",
+                    optional=True,
+                    tooltip="Draw the clip's latents from the VAE's posterior (sample, as published and as the pavdm "
+                    "command does), or take the most likely ones (mode, as the stock VAE Encode does).",
+                ),
+                io.Int.Input(
+                    "posterior_seed",
+                    default=42,
+                    min=0,
+                    max=2**63 - 1,
+                    optional=True,
+                    tooltip="Seed of that draw. Not used for mode.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="5 latents for every 17 frames; new ones are masked.")
@@ -227,20 +268,24 @@ class EncodeClip(io.ComfyNode):
         new_seconds: float,
         condition: str,
         pieces: int,
+        posterior: str = "sample",
+        posterior_seed: int = 42,
     ) -> io.NodeOutput:
         require_open_sora(vae)
-        frames = resampled(len(images), source_fps, fps)
+        order = resampled(len(images), source_fps, fps)
         needed = pieces * PIECE_FRAMES
-        if len(frames) < needed:
+        if len(order) < needed:
             raise InputError(
-                f"the clip has {len(frames)} frames at {fps:g} fps, {needed} are needed ({pieces} x {PIECE_FRAMES}): "
+                f"the clip has {len(order)} frames at {fps:g} fps, {needed} are needed ({pieces} x {PIECE_FRAMES}): "
                 "give a longer clip, or ask for fewer pieces"
             )
-        chosen = images[frames[-needed:] if condition == "last" else frames[:needed], ..., :3]
-        rows, columns = latent_size(resolution, aspect, width, height)
-        target = (columns * SPATIAL_FACTOR, rows * SPATIAL_FACTOR)
-        scaled = comfy.utils.common_upscale(chosen.movedim(-1, 1), *target, "lanczos", "center").movedim(1, -1)
-        return io.NodeOutput(with_new_latents(vae.encode(scaled), new_seconds, fps))
+        used = images[order[-needed:] if condition == "last" else order[:needed], ..., :3]
+        encoded = fitted(used, video_size(resolution, aspect, width, height))
+        latents = vae.encode(encoded) if posterior == "mode" else vae.encode_sample(encoded, posterior_seed)
+        video = with_new_latents(latents, new_seconds, fps)
+        if condition == "first":
+            video[LAYOUT] = replace(video[LAYOUT], clip_latents=0, kept_latents=0)
+        return io.NodeOutput(video)
 
 
 class EmptyVideo(io.ComfyNode):
@@ -271,6 +316,7 @@ class EmptyVideo(io.ComfyNode):
     ) -> io.NodeOutput:
         if new_seconds == 0:
             raise InputError("an empty video needs a length: set new_seconds above 0")
-        shape = (batch_size, LATENT_CHANNELS, 0, *latent_size(resolution, aspect, width, height))
+        size = (side // SPATIAL_FACTOR for side in video_size(resolution, aspect, width, height))
+        shape = (batch_size, LATENT_CHANNELS, 0, *size)
         nothing = torch.zeros(shape, device=mm.intermediate_device())
         return io.NodeOutput(with_new_latents(nothing, new_seconds, fps))

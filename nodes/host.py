@@ -42,6 +42,12 @@ def check_interrupted() -> None:
     comfy.model_management.throw_exception_if_processing_interrupted()
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether the device's memory was full."""
+    newer: Callable[[Exception], bool] | None = getattr(comfy.model_management, "is_oom", None)
+    return newer(error) if newer is not None else isinstance(error, comfy.model_management.OOM_EXCEPTION)
+
+
 def call_if_there(function: Callable[..., Any] | None, *arguments: Any) -> None:
     """Call what only newer hosts have."""
     if function is not None:

@@ -7,6 +7,8 @@ built.
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import comfy.conds
@@ -20,12 +22,19 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor, nn
 
-from pavdm.models.checkpoint import read_stdit3
+from pavdm.errors import InputError
+from pavdm.models.checkpoint import fingerprint, read_stdit3
+from pavdm.models.files import read_config
+from pavdm.models.latent_preview import LatentPreview
 from pavdm.sampling.schedule import NUM_TIMESTEPS, Schedule
 
-from .host import is_dynamic, make_patcher, model_file, schema
+from .host import is_dynamic, is_out_of_memory, make_patcher, model_file, schema
 from .network import CLOCK, DEFAULT_FPS, CONDTexts, HostSTDiT3, Text
+from .vae import require_open_sora
 
+logger = logging.getLogger(__name__)
+
+SMALL_SLICES = 2**25  # bytes of temporaries in a layer once memory was short
 WEIGHT_DTYPES = {
     "default": None,
     "bf16": torch.bfloat16,
@@ -35,11 +44,16 @@ WEIGHT_DTYPES = {
 
 
 class VideoLatent(comfy.latent_formats.LatentFormat):
-    """Latents of the Open-Sora VAE v1.2, which normalises them itself."""
+    """Latents of a video VAE, which normalises them itself. preview: None shows none while sampling."""
 
-    latent_channels = 4
     latent_dimensions = 3
     spacial_downscale_ratio = 8
+
+    def __init__(self, channels: int = 4, preview: LatentPreview | None = None) -> None:
+        self.latent_channels = channels
+        if preview is not None:
+            self.latent_rgb_factors = [list(row) for row in preview.factors]
+            self.latent_rgb_factors_bias = list(preview.bias)
 
 
 class PerFrameFlow(nn.Module):
@@ -85,7 +99,9 @@ def over_frames(sigma: Tensor) -> Tensor:
 
 
 class PAVDM(comfy.model_base.BaseModel):
-    """STDiT3 among the host's models."""
+    """STDiT3 among the host's models. source: what file it is of and in which number formats."""
+
+    source: tuple[str, ...] = ()
 
     def __init__(self, model_config: Any, device: Any = None) -> None:
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, device=device, unet_model=HostSTDiT3)
@@ -95,16 +111,37 @@ class PAVDM(comfy.model_base.BaseModel):
         self,
         x: Tensor,
         t: Tensor,
-        c_concat: Any = None,
-        c_crossattn: Any = None,
+        c_concat: None = None,
+        c_crossattn: None = None,
         control: Any = None,
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        """As the host's, with the clock's times. Out of memory, the items go one by one and in smaller slices."""
         options = transformer_options or {}
+        try:
+            return self._apply_at_once(x, t, options, **kwargs)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        logger.warning("out of memory: the %d items of this call go one by one, in smaller slices", len(x))
+        mm.soft_empty_cache()
+        network, clock = self.diffusion_model, options.get(CLOCK)
+        network.slice_bytes = SMALL_SLICES
+        try:
+            done = []
+            for i in range(len(x)):
+                own = options if clock is None else {**options, CLOCK: clock.of_item(i)}
+                conds = {name: value[i : i + 1] if name == "texts" else value for name, value in kwargs.items()}
+                done.append(self._apply_at_once(x[i : i + 1], t[i : i + 1], own, **conds))
+            return torch.cat(done)
+        finally:
+            network.slice_bytes = None
+
+    def _apply_at_once(self, x: Tensor, t: Tensor, options: dict[str, Any], **conds: Any) -> Tensor:
         if CLOCK in options:
             t = options[CLOCK].sigmas(x.shape[0])
-        return super()._apply_model(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        return super()._apply_model(x, t, transformer_options=options, **conds)
 
     def extra_conds(self, **kwargs: Any) -> dict[str, Any]:
         """Texts and frames per second, from the conditioning of Encode Prompt or of any stock T5 text encode node."""
@@ -141,12 +178,19 @@ class Config(comfy.supported_models_base.BASE):
 
 
 def load_patcher(path: str, options: dict[str, Any], disable_dynamic: bool = False) -> Any:
-    """The host's patcher around the STDiT3 in `path`. options: the host's model options (dtype, custom_operations).
+    """The host's patcher around the STDiT3 in `path`.
+
+    options: the host's model options (dtype, custom_operations), and "preview", a LatentPreview; without one, what the
+    config.json beside the file says.
 
     Raises InputError for a file that is no complete STDiT3 checkpoint.
     """
     network_config, state = read_stdit3(path)
+    preview = options.get("preview") or LatentPreview.from_config(
+        read_config(Path(path).parent), network_config.in_channels
+    )
     config = Config({"config": network_config})
+    config.latent_format = VideoLatent(network_config.in_channels, preview)
     load_device = mm.get_torch_device()
     supported = config.supported_inference_dtypes
     dtype = options.get("dtype") or mm.unet_dtype(
@@ -166,6 +210,7 @@ def load_patcher(path: str, options: dict[str, Any], disable_dynamic: bool = Fal
     else:
         model.to(offload_device)
         model.load_model_weights(state, "")
+    model.source = (fingerprint(path), str(dtype), str(manual_cast))
     patcher.cached_patcher_init = (load_patcher, (path, options))
     return patcher
 
@@ -192,12 +237,28 @@ class LoadModel(io.ComfyNode):
                     tooltip="Number format of the weights in memory. fp8 halves their memory against bf16 and costs "
                     "some accuracy; they are computed with in bf16 or fp32.",
                 ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="For the preview while sampling only: how this VAE's latents look is fitted when the model "
+                    "is loaded. Not needed where the model's config.json says it.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For a guider, a LoRA loader or Extend.")],
         )
 
     @classmethod
-    def execute(cls, model_name: str, weight_dtype: str) -> io.NodeOutput:
+    def execute(cls, model_name: str, weight_dtype: str, vae: Any = None) -> io.NodeOutput:
         dtype = WEIGHT_DTYPES[weight_dtype]
-        options = {} if dtype is None else {"dtype": dtype}
-        return io.NodeOutput(load_patcher(model_file("diffusion_models", model_name), options))
+        options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+        if vae is not None:
+            require_open_sora(vae)
+            options["preview"] = vae.latent_preview()
+        patcher = load_patcher(model_file("diffusion_models", model_name), options)
+        made, read = patcher.model.latent_format.latent_channels, None if vae is None else vae.latent_channels
+        if read not in (None, made):
+            raise InputError(
+                f"the model makes latents of {made} channels, the VAE reads {read}: connect the VAE that belongs "
+                "to the model"
+            )
+        return io.NodeOutput(patcher)

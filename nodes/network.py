@@ -8,7 +8,7 @@ one the network is an ordinary flow model of whole clips.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import comfy.conds
@@ -17,6 +17,7 @@ import torch
 from comfy.patcher_extension import WrapperExecutor, WrappersMP, get_all_wrappers
 from torch import Tensor, nn
 
+from pavdm.buckets import size_of_latents
 from pavdm.errors import InputError
 from pavdm.models.stdit3 import STDiT3, STDiT3Config
 from pavdm.sampling.schedule import NUM_TIMESTEPS
@@ -42,6 +43,12 @@ class FrameClock:
     def sigmas(self, batch: int) -> Tensor:
         """(batch, T) in 0..1; the host puts several conditionings of the B items into one batch."""
         return _repeated(self.timesteps / NUM_TIMESTEPS, batch)
+
+    def of_item(self, index: int) -> FrameClock:
+        """The clock of item `index` of the host's batch alone."""
+        i = index % len(self.texts)
+        mask = None if self.frame_mask is None else self.frame_mask[i : i + 1]
+        return replace(self, timesteps=self.timesteps[i : i + 1], texts=self.texts[i : i + 1], frame_mask=mask)
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +157,7 @@ class HostSTDiT3(STDiT3):
         self.host_attention.options = transformer_options
         try:
             contexts = self.project_text([embedding.to(x.device) for embedding in embeddings.values()])
-            size = (height * 8, width * 8)
+            size = size_of_latents(height, width)
             out = super().forward(x, timestep, contexts, torch.tensor(rows), fps, size, frame_mask=frame_mask)
         finally:
             self.host_attention.options = {}

@@ -12,16 +12,19 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from pavdm.buckets import size_of_latents
 from pavdm.errors import InputError
 from pavdm.sampling.fill import fill, fill_by_replacement, num_replacement_loops, placed_noise
 from pavdm.sampling.rectified_flow import ReplacementLoop
 from pavdm.sampling.schedule import Schedule, timestep_shift
-from pavdm.sampling.state import PromptSwitch
+from pavdm.sampling.state import PromptSwitch, WindowState
+from pavdm.sampling.video_state import VideoState
 from pavdm.schedule_plot import draw
 
-from .conditioning import SPATIAL_FACTOR, latent_seconds
+from .autosave import Autosave, work_of
+from .conditioning import latent_seconds
 from .host import schema
-from .velocity import GuiderVelocity, Prompt, prompt_of
+from .velocity import GuiderVelocity, Prompt, prompt_of, require_model
 
 
 def schedule_inputs() -> list[Any]:
@@ -76,6 +79,17 @@ def schedule_inputs() -> list[Any]:
     ]
 
 
+def autosave_input() -> Any:
+    return io.String.Input(
+        "autosave",
+        default="",
+        tooltip="Folder and name in the output folder, such as pavdm/autosave: the state is kept there after every "
+        "chunk (beyond 32 chunks: after every 3 % more), and the same work queued again after Cancel or a crash goes "
+        "on from it. Empty keeps nothing. The newest file stays; delete it, or change the name, to begin anew.",
+        optional=True,
+    )
+
+
 def noise_levels(steps: int) -> Tensor:
     """SIGMAS (steps + 1,), 1 to 0, that say to the host how many steps a frame takes."""
     return torch.linspace(1.0, 0.0, steps + 1)
@@ -101,6 +115,7 @@ def num_known_latents(mask: Tensor) -> int:
 class Job:
     """What a sampler works on. latents, noise: (B, C, T, H, W), the first num_known latents are a clip's.
 
+    guider: the host's.
     progress: called with the number of model calls so far, that of all, and how many latents in front are at work.
     """
 
@@ -110,12 +125,13 @@ class Job:
     seeds: tuple[int, ...]
     prompt: Prompt
     velocity: GuiderVelocity
+    guider: Any
     progress: Callable[[int, int, int], None]
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels."""
-        return self.noise.shape[-2] * SPATIAL_FACTOR, self.noise.shape[-1] * SPATIAL_FACTOR
+        """(height, width) in pixels, as the model is told it."""
+        return size_of_latents(*self.noise.shape[-2:])
 
 
 class WholeVideoSampler(comfy.samplers.Sampler):
@@ -147,6 +163,7 @@ class WholeVideoSampler(comfy.samplers.Sampler):
                 f"expected the sigmas of the node that the sampler is from ({len(own)} values from 1 to 0), got "
                 f"{len(sigmas)} others: connect its sigmas output"
             )
+        require_model(model_wrap.inner_model, noise)
         num_known = 0 if denoise_mask is None else num_known_latents(denoise_mask)
         if num_known == noise.shape[2]:
             raise InputError(
@@ -164,7 +181,7 @@ class WholeVideoSampler(comfy.samplers.Sampler):
 
         seeds = tuple((extra_args.get("seed") or 0) + item for item in range(noise.shape[0]))
         known = torch.zeros_like(noise) if latent_image is None else latent_image
-        video = self.make(Job(known, num_known, noise, seeds, prompt, velocity, progress))
+        video = self.make(Job(known, num_known, noise, seeds, prompt, velocity, model_wrap, progress))
         if callback is not None:  # the host takes what comes last for the denoised output
             callback(calls[1] - 1, video, video, calls[1])
         return video
@@ -173,22 +190,42 @@ class WholeVideoSampler(comfy.samplers.Sampler):
 class ProgressiveSampler(WholeVideoSampler):
     """PA-VDM. Each chunk takes the noise that lies at its place."""
 
-    def __init__(self, schedule: Schedule, timestep_transform: bool, prompt_switch: PromptSwitch) -> None:
+    def __init__(
+        self, schedule: Schedule, timestep_transform: bool, prompt_switch: PromptSwitch, autosave: str = ""
+    ) -> None:
         self.schedule = schedule
         self.steps = schedule.steps
         self.timestep_transform = timestep_transform
         self.prompt_switch = prompt_switch
+        self.autosave = autosave
 
     def schedule_for(self, latents: Tensor) -> Schedule:
         """The schedule with the timestep transform of latents (B, C, T, H, W)."""
         if not self.timestep_transform:
             return self.schedule
-        height, width = (SPATIAL_FACTOR * n for n in latents.shape[-2:])
+        height, width = size_of_latents(*latents.shape[-2:])
         return replace(self.schedule, shift=timestep_shift(height, width, self.schedule.window_latents))
 
     def make(self, job: Job) -> Tensor:
         schedule = self.schedule_for(job.noise)
         n = schedule.chunk_latents
+        begun = on_chunk = None
+        if self.autosave:
+            kept = Autosave(
+                self.autosave, work_of(job.guider), schedule, self.prompt_switch, job.latents, job.num_known, job.noise
+            )
+            if (last := kept.last()) is not None and last.window is not None:
+                begun = last.window, last.finished
+
+            def on_chunk(window: WindowState, finished: Tensor) -> None:
+                known = job.latents[:, :, : job.num_known].cpu()
+                embeddings = {text: embedding.cpu() for text, embedding in job.prompt.embeddings.items()}
+                kept.keep(
+                    VideoState(
+                        schedule, known, job.seeds[0], self.prompt_switch, window.to("cpu"), finished.cpu(), embeddings
+                    )
+                )
+
         return fill(
             schedule,
             job.latents,
@@ -200,6 +237,8 @@ class ProgressiveSampler(WholeVideoSampler):
             chunk_seconds=latent_seconds(n, job.prompt.fps),
             prompt_switch=self.prompt_switch,
             progress=lambda done: job.progress(done.call, done.calls or done.call, n),
+            begun=begun,
+            on_chunk=on_chunk,
         )
 
 
@@ -247,7 +286,7 @@ class ProgressiveSamplerNode(io.ComfyNode):
             description="PA-VDM as a sampler: connect both outputs to Sampler Custom Advanced, with CFG Guider, Random "
             "Noise and the latent of Encode Clip or Empty Video. Makes the whole video in one go, however long.",
             search_aliases=["pa-vdm", "autoregressive", "long video", "extend video"],
-            inputs=schedule_inputs(),
+            inputs=[*schedule_inputs(), autosave_input()],
             outputs=[
                 io.Sampler.Output(display_name="sampler", tooltip="For Sampler Custom Advanced, or Start."),
                 io.Sigmas.Output(display_name="sigmas", tooltip="For Sampler Custom Advanced: steps + 1 levels."),
@@ -264,9 +303,11 @@ class ProgressiveSamplerNode(io.ComfyNode):
         variable_length: bool,
         timestep_transform: bool,
         prompt_switch: PromptSwitch,
+        autosave: str = "",
     ) -> io.NodeOutput:
         schedule = Schedule(window_chunks, chunk_latents, steps, overlap, variable_length)
-        return io.NodeOutput(ProgressiveSampler(schedule, timestep_transform, prompt_switch), noise_levels(steps))
+        sampler = ProgressiveSampler(schedule, timestep_transform, prompt_switch, autosave.strip())
+        return io.NodeOutput(sampler, noise_levels(steps))
 
 
 class ReplacementSamplerNode(io.ComfyNode):

@@ -7,11 +7,11 @@ LoRA).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import comfy.samplers
-import folder_paths
 import latent_preview
 import torch
 from comfy_api.latest import io
@@ -19,24 +19,29 @@ from torch import Tensor
 
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
 from pavdm.errors import InputError
+from pavdm.models.vae import pixel_frames
 from pavdm.sampling.progressive import Progress
 from pavdm.sampling.video_state import VideoState, begin, extend, load_video_state, prompted, save_video_state
 
-from .conditioning import latent_seconds
+from .autosave import Autosave, next_file, saved_files, work_of
+from .conditioning import LAYOUT, Layout, latent_seconds
 from .host import schema
-from .sampling import num_known_latents, require_progressive
-from .velocity import GuiderVelocity, prompt_of
+from .sampling import autosave_input, num_known_latents, require_progressive
+from .velocity import GuiderVelocity, prompt_of, require_model
 
 State = io.Custom("PAVDM_STATE")
-SUFFIX = ".safetensors"
 
 
 class StepSampler(comfy.samplers.Sampler):
-    """Takes a video some chunks further inside the host's guider. seconds: of new video, or None to end it."""
+    """Takes a video some chunks further inside the host's guider.
 
-    def __init__(self, video: VideoState, seconds: float | None) -> None:
+    seconds: of new video, or None to end it. autosave: prefix of the states kept meanwhile, "" keeps none.
+    """
+
+    def __init__(self, video: VideoState, seconds: float | None, autosave: str) -> None:
         self.video = video
         self.seconds = seconds
+        self.autosave = autosave
 
     def sample(
         self,
@@ -51,30 +56,57 @@ class StepSampler(comfy.samplers.Sampler):
     ) -> Tensor:
         prompt = prompt_of(model_wrap)
         schedule = self.video.schedule
-        video = prompted(
-            self.video, prompt.schedule, prompt.embeddings, latent_seconds(schedule.chunk_latents, prompt.fps)
-        )
-        num_chunks = None
-        if self.seconds is not None:
-            frames_per_chunk = schedule.chunk_latents * PIECE_FRAMES / PIECE_LATENTS
-            num_chunks = math.ceil(round(self.seconds * prompt.fps) / frames_per_chunk)
-        velocity = GuiderVelocity(model_wrap, extra_args, video.embeddings)
+        chunk_seconds = latent_seconds(schedule.chunk_latents, prompt.fps)
+        video = prompted(self.video, prompt.schedule, prompt.embeddings, chunk_seconds)
         assert video.window is not None
         first_call = video.window.call
+        last_chunk = None
+        if self.seconds is not None:
+            latents = math.ceil(round(self.seconds * prompt.fps) * PIECE_LATENTS / PIECE_FRAMES)
+            last_chunk = num_made(video) + math.ceil(latents / schedule.chunk_latents)
+        kept = None
+        if self.autosave:
+            kept = Autosave(self.autosave, work_of(model_wrap), self.video, self.seconds is None)
+            last = kept.last()
+            if last is not None and last.window is not None and (last_chunk is None or num_made(last) <= last_chunk):
+                video = last
+        velocity = GuiderVelocity(model_wrap, extra_args, video.embeddings)
 
         def progress(done: Progress) -> None:
             if velocity.denoised is not None and done.calls is not None:
                 front = velocity.denoised[:, :, : schedule.chunk_latents]
                 callback(done.call - first_call - 1, front, front, done.calls - first_call)
 
-        self.video = extend(video, velocity, num_chunks, device=noise.device, progress=progress)
+        missing = None if last_chunk is None else last_chunk - num_made(video)
+        done = missing == 0 if missing is not None else kept is not None and video.window.row is None
+        if not done:
+            video = extend(
+                video,
+                velocity,
+                missing,
+                device=noise.device,
+                progress=progress,
+                on_chunk=None if kept is None else kept.keep,
+            )
+        self.video = video
         return noise
 
 
-def advance(guider: Any, video: VideoState, seconds: float | None) -> VideoState:
+def num_made(video: VideoState) -> int:
+    """How many new chunks have left the window."""
+    return 0 if video.window is None else max(0, video.window.next_chunk)
+
+
+def advance(guider: Any, video: VideoState, seconds: float | None, autosave: str = "") -> VideoState:
     """`video` taken further by the host's guider (its model loaded, patched and watched for Cancel by the host)."""
+    model = guider.model_patcher.model
+    if video.window is None and not video.clip.shape[2]:  # from text: as Empty Video made it, without a model
+        shape = list(video.clip.shape)
+        shape[1] = model.latent_format.latent_channels
+        video = replace(video, clip=video.clip.new_zeros(shape), finished=video.finished.new_zeros(shape))
+    require_model(model, video.clip)
     window = torch.zeros(*video.clip.shape[:2], video.schedule.window_latents, *video.clip.shape[3:])
-    sampler = StepSampler(video, seconds)
+    sampler = StepSampler(video, seconds, autosave)
     callback = latent_preview.prepare_callback(guider.model_patcher, 1)
     guider.sample(window, window, sampler, torch.tensor([1.0, 0.0]), callback=callback, seed=video.seed)
     return sampler.video
@@ -134,6 +166,7 @@ class Extend(io.ComfyNode):
                     step=0.1,
                     tooltip="New video to finish, in seconds, rounded up to whole chunks.",
                 ),
+                autosave_input(),
             ],
             outputs=[
                 State.Output(display_name="state", tooltip="For Extend, Finish or Save State."),
@@ -142,8 +175,8 @@ class Extend(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, guider: Any, state: VideoState, seconds: float) -> io.NodeOutput:
-        after = advance(guider, state, seconds)
+    def execute(cls, guider: Any, state: VideoState, seconds: float, autosave: str = "") -> io.NodeOutput:
+        after = advance(guider, state, seconds, autosave.strip())
         return io.NodeOutput(after, {"samples": after.finished[:, :, state.finished.shape[2] :]})
 
 
@@ -160,15 +193,20 @@ class Finish(io.ComfyNode):
                 io.Guider.Input(
                     "guider", optional=True, tooltip="Brings the window to rest: window_chunks - 1 chunks more."
                 ),
+                autosave_input(),
             ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="For Decode to Video.")],
         )
 
     @classmethod
-    def execute(cls, state: VideoState, guider: Any = None) -> io.NodeOutput:
+    def execute(cls, state: VideoState, guider: Any = None, autosave: str = "") -> io.NodeOutput:
         if guider is not None:
-            state = advance(guider, state, None)
-        return io.NodeOutput({"samples": state.latents})
+            state = advance(guider, state, None, autosave.strip())
+        samples, clip = state.latents, state.clip.shape[2]
+        kept = samples.shape[2] - state.finished.shape[2]
+        return io.NodeOutput(
+            {"samples": samples, LAYOUT: Layout(samples.shape[2], pixel_frames(samples.shape[2]), clip, kept)}
+        )
 
 
 class SaveState(io.ComfyNode):
@@ -193,10 +231,7 @@ class SaveState(io.ComfyNode):
 
     @classmethod
     def execute(cls, state: VideoState, filename_prefix: str) -> io.NodeOutput:
-        folder, name, counter, _, _ = folder_paths.get_save_image_path(
-            filename_prefix, folder_paths.get_output_directory()
-        )
-        save_video_state(state, Path(folder) / f"{name}_{counter:05}_{SUFFIX}")
+        save_video_state(state, next_file(filename_prefix))
         return io.NodeOutput(state)
 
 
@@ -209,14 +244,12 @@ def saved_file(filename_prefix: str, number: int) -> Path:
 
     Raises NothingSaved if there is none, InputError if the prefix leads out of the output folder.
     """
-    output = Path(folder_paths.get_output_directory()).resolve()
-    place = (output / filename_prefix).resolve()
-    if not place.is_relative_to(output):
-        raise InputError(f"{filename_prefix!r} leads out of the output folder: name a file in it")
-    pattern = f"{place.name}_{number:05}_{SUFFIX}" if number else f"{place.name}_[0-9]*_{SUFFIX}"
-    found = sorted(place.parent.glob(pattern))
+    found = saved_files(filename_prefix, number)
     if not found:
-        raise NothingSaved(f"no saved state {pattern} in {place.parent}: save one with Save State first")
+        which = f"number {number}" if number else "file"
+        raise NothingSaved(
+            f"no saved state: there is no {which} under {filename_prefix!r} in the output folder. Save one first"
+        )
     return found[-1]
 
 

@@ -6,6 +6,7 @@ its temporal tiles would not fall on the pieces.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
@@ -16,13 +17,18 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from pavdm.clip import PIECE_FRAMES
 from pavdm.errors import InputError
 from pavdm.models.checkpoint import read_vae
-from pavdm.models.vae import VideoVAE, latent_frames, pixel_frames
+from pavdm.models.files import read_config
+from pavdm.models.latent_preview import LatentPreview, colour_fields, fit_preview
+from pavdm.models.vae import Noise, VideoVAE, latent_frames, pixel_frames
+from pavdm.sampling.progressive import posterior_noise
 
 from .host import call_if_there, is_dynamic, make_patcher, model_file, schema
 
 NO_FILE = "none"
+PREVIEW_SIZE = (128, 128)
 # Bytes of activations per pixel and byte of a number: at its widest the spatial VAE holds a few layers of 256 channels
 # at full resolution for one batch of 4 frames.
 BYTES_PER_PIXEL = 4 * 256 * 4
@@ -33,11 +39,21 @@ def to_unit_range(image: Tensor) -> Tensor:
     return image.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
 
 
+class HostVideoVAE(VideoVAE):
+    """The video VAE; while `noise` is set, `encode` draws from the posteriors with it instead of taking their modes."""
+
+    noise: Noise | None = None
+
+    def encode(self, pixels: Tensor, noise: Noise | None = None) -> Tensor:
+        return super().encode(pixels, noise or self.noise)
+
+
 class OpenSoraVAE(comfy.sd.VAE):
     """The host's VAE with an Open-Sora VAE v1.2 in it. Raises InputError for a file that is no complete one."""
 
     def __init__(self, path: str, spatial_path: str | None = None, disable_dynamic: bool = False) -> None:
         super().__init__(sd={})  # sets every attribute that this host version knows
+        self.path = Path(path)
         self.device = mm.vae_device()
         self.working_dtypes = [torch.bfloat16, torch.float32]
         self.vae_dtype = mm.vae_dtype(self.device, self.working_dtypes)
@@ -61,7 +77,7 @@ class OpenSoraVAE(comfy.sd.VAE):
         self.memory_used_encode = lambda shape, dtype: BYTES_PER_PIXEL * shape[-2] * shape[-1] * mm.dtype_size(dtype)
         self.output_device = mm.intermediate_device()
 
-        network = VideoVAE(config, operations=comfy.ops.disable_weight_init, dtype=self.vae_dtype)
+        network = HostVideoVAE(config, operations=comfy.ops.disable_weight_init, dtype=self.vae_dtype)
         self.first_stage_model = network.requires_grad_(False).eval()
         call_if_there(getattr(mm, "archive_model_dtypes", None), network)
         self.patcher = make_patcher(network, self.device, mm.vae_offload_device(), disable_dynamic)
@@ -69,6 +85,22 @@ class OpenSoraVAE(comfy.sd.VAE):
         network.load_state_dict(state, **assign)
         self.model_size()
         self.patcher.cached_patcher_init = (load_patcher, (path, spatial_path))
+
+    def encode_sample(self, images: Tensor, seed: int) -> Tensor:
+        """`encode`, drawn from the posteriors as the pavdm command does it, where `encode` takes their modes."""
+        self.first_stage_model.noise = posterior_noise(f"{seed}")
+        try:
+            return self.encode(images)
+        finally:
+            self.first_stage_model.noise = None
+
+    def latent_preview(self) -> LatentPreview:
+        """How its latents look: what the config.json beside its file says, else fitted by encoding made-up frames."""
+        said = LatentPreview.from_config(read_config(self.path.parent), self.latent_channels)
+        if said is not None:
+            return said
+        frames = colour_fields(PIECE_FRAMES, PREVIEW_SIZE)  # in [-1, 1]
+        return fit_preview(self.encode(frames[0].movedim(0, -1).add(1).div(2)), frames)
 
     def decode_tiled_3d(
         self,

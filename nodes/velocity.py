@@ -50,22 +50,33 @@ def prompt_of(guider: Any) -> Prompt:
     return Prompt(PromptSchedule((name,)), {name: embedding}, fps)
 
 
+def require_model(model: Any, latents: Tensor) -> None:
+    """Raise InputError unless `model` (the host's BaseModel) is one of this pack, and latents are such as it makes."""
+    if not isinstance(model, PAVDM) or not isinstance(model.model_sampling, PerFrameFlow):
+        raise InputError(
+            "this sampler needs the model of Load PA-VDM Model, without a node that changes its sampling "
+            f"(ModelSampling...): got {type(model).__name__} with {type(model.model_sampling).__name__}"
+        )
+    channels = model.latent_format.latent_channels
+    if latents.ndim != 5 or latents.shape[1] != channels:
+        raise InputError(
+            f"expected video latents with the model's {channels} channels, (B, {channels}, T, h, w), got "
+            f"{tuple(latents.shape)}: connect the latent of Encode Clip, with the VAE that belongs to the model, or of "
+            "Empty Video"
+        )
+
+
 class GuiderVelocity:
     """velocity(latents, timesteps, texts) by the host: its guidance, its batching of conditionings, its patches.
 
     Every model call goes through the guider with one time, the window's noisiest; the time of each frame goes along as
     a FrameClock. What comes back is the denoised window, x0 = x + sigma * velocity.
 
-    guider, extra_args: as a host's sampler gets them. embeddings: of every text that can be asked for.
+    guider, extra_args: as a host's sampler gets them, the model checked by `require_model`.
+    embeddings: of every text that can be asked for.
     """
 
     def __init__(self, guider: Any, extra_args: dict[str, Any], embeddings: Mapping[str, Tensor]) -> None:
-        model = guider.inner_model
-        if not isinstance(model, PAVDM) or not isinstance(model.model_sampling, PerFrameFlow):
-            raise InputError(
-                "this sampler needs the model of Load PA-VDM Model, without a node that changes its sampling "
-                f"(ModelSampling...): got {type(model).__name__} with {type(model.model_sampling).__name__}"
-            )
         self._guider = guider
         self._extra_args = extra_args
         self._embeddings = embeddings

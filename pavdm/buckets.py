@@ -54,6 +54,20 @@ def bucket_size(resolution: str, aspect: str) -> tuple[int, int]:
     return parse_size(_ROWS[ASPECTS.index(aspect)][1 + RESOLUTIONS.index(resolution)])
 
 
+def size_of_latents(rows: int, columns: int, factor: int = 8) -> tuple[int, int]:
+    """(height, width) in pixels that the model was told in training for latents of this size.
+
+    A bucket's size need not be a multiple of `factor`; its latents are then rounded down: (30, 53) -> (240, 426). The
+    first bucket counts where two have equal latents. Other sizes are taken as they are: (6, 8) -> (48, 64).
+    """
+    for row in _ROWS:
+        for text in row[1:]:
+            height, width = parse_size(text)
+            if (height // factor, width // factor) == (rows, columns):
+                return height, width
+    return rows * factor, columns * factor
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """(height, width) in pixels from "HEIGHTxWIDTH": "240x424" -> (240, 424).
 

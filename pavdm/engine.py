@@ -10,10 +10,9 @@ import gc
 import json
 import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, count, islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from pavdm.models.vae import VideoVAE
 from pavdm.models.weights import Weights, fingerprint
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
-from pavdm.sampling.progressive import Interrupted
+from pavdm.sampling.progressive import Interrupted, posterior_noise
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import WindowState, with_total
 from pavdm.settings import Precision, Settings
@@ -191,7 +190,7 @@ def _encode(
     if clip is None:
         return None, (settings.size[0] // 8, settings.size[1] // 8)
     pixels = clip.pixels().to(precision.device)
-    noise = _posterior_noise(f"{settings.seed}", precision.device) if settings.posterior == "sample" else None
+    noise = posterior_noise(f"{settings.seed}") if settings.posterior == "sample" else None
     latents = vae.encode(pixels, noise).clone()
     return latents, (latents.shape[-2], latents.shape[-1])
 
@@ -297,14 +296,8 @@ def _new_frames(settings: Settings, schedule: Schedule, clip: Conditioning | Non
 @torch.inference_mode()
 def _reencode(vae: VideoVAE, seed: int, loop: int, latents: Tensor) -> Tensor:
     """The last piece of `latents` as the VAE sees it again, with posterior noise of this loop's own."""
-    noise = _posterior_noise(f"{seed}/{loop}", latents.device)
+    noise = posterior_noise(f"{seed}/{loop}")
     return vae.encode(vae.decode(latents[:, :, -PIECE_LATENTS:]), noise).clone()
-
-
-def _posterior_noise(name: str, device: torch.device) -> Callable[[tuple[int, ...]], Tensor]:
-    """Noise for one encoding, draw by draw: only `name` and the number of the draw decide it."""
-    draws = count()
-    return lambda shape: progressive.named_noise(f"{name}/posterior/{next(draws)}", shape).to(device)
 
 
 def _all_texts(state: WindowState) -> list[str]:

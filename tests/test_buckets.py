@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size
+from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size, size_of_latents
 from pavdm.errors import InputError
 
 
@@ -66,3 +66,10 @@ def test_other_forms_of_a_size_are_refused(text: str) -> None:
 def test_absurd_sizes_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="between 16 and 4096"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("latents", "size"), [((30, 53), (240, 426)), ((18, 32), (144, 256)), ((6, 8), (48, 64)), ((30, 54), (240, 432))]
+)
+def test_latents_of_a_bucket_are_told_the_buckets_size(latents: tuple[int, int], size: tuple[int, int]) -> None:
+    assert size_of_latents(*latents) == size

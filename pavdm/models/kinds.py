@@ -33,6 +33,8 @@ _TELLTALES: tuple[tuple[Kind, tuple[str, ...]], ...] = (
     (Kind.LORA, ("lora_",)),
     (Kind.QUANTISED, ("scale_weight",)),
     (Kind.QUANTISED, ("quant_state",)),
+    (Kind.QUANTISED, ("comfy_quant",)),
+    (Kind.QUANTISED, ("weight_scale",)),
     (Kind.STDIT3, ("spatial_blocks.0.", "temporal_blocks.0.")),
     (Kind.OLD_STDIT, ("blocks.0.attn_temp.",)),
     (Kind.VIDEO_VAE, ("spatial_vae.module.", "temporal_vae.")),

@@ -60,6 +60,7 @@ class STDiT3(nn.Module):
     attention: see `pavdm.models.attention`.
     compute_dtype: dtype of the activations. None means that of the raw parameters, which `.to()` converts with
     the rest; a host whose layers cast their weights at use sets it.
+    slice_bytes: bound of a layer's temporaries without autograd, in bytes. None chooses by the device.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class STDiT3(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.slice_bytes: int | None = None
         channels = config.hidden_size
         made_by = (operations, device, dtype)
         self.x_embedder = PatchEmbedder(config, *made_by)
@@ -163,7 +165,7 @@ class STDiT3(nn.Module):
         """
         length, height, width = latents.shape[2:]
         device, dtype = latents.device, self.dtype
-        slice_bytes = SLICE_BYTES_CPU if device.type == "cpu" else SLICE_BYTES_DEVICE
+        slice_bytes = self.slice_bytes or (SLICE_BYTES_CPU if device.type == "cpu" else SLICE_BYTES_DEVICE)
         bound = None if torch.is_grad_enabled() else slice_bytes
         if positions is None:
             positions = self.positions((height, width), size, device, max_frames=length)

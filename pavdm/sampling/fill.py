@@ -13,7 +13,7 @@ from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.progressive import Noise, Progress, Velocity
 from pavdm.sampling.rectified_flow import ReplacementLoop
 from pavdm.sampling.schedule import Schedule
-from pavdm.sampling.state import PromptSwitch
+from pavdm.sampling.state import PromptSwitch, WindowState
 
 
 def fill(
@@ -29,11 +29,15 @@ def fill(
     prompt_switch: PromptSwitch = "chunk",
     progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    begun: tuple[WindowState, Tensor] | None = None,
+    on_chunk: Callable[[WindowState, Tensor], None] | None = None,
 ) -> Tensor:
     """latents (B, C, T, H, W), the first `num_known` of them a clip's -> the same with all after them made new.
 
     What the other arguments mean is said at `progressive.start` and `progressive.sample`. Where the schedule re-noises
     the end of the clip (see `start`), that comes back changed. The last chunk is cut to T.
+    on_chunk: gets the window and all finished chunks, (B, C, chunks * chunk_latents, H, W), after every chunk. begun:
+    such a pair, of a run with the same arguments that was stopped, to go on from.
     Raises InputError if the clip is too short for the schedule.
     """
     length, n = latents.shape[2], schedule.chunk_latents
@@ -50,16 +54,23 @@ def fill(
         prompt_switch=prompt_switch,
         noise=noise,
     )
+    lead = known[:, :, : num_known + state.first_chunk * n]
+    chunks = [known[:, :, :0]]
+    if begun is not None:
+        state, chunks = begun[0].to(known.device), [begun[1].to(known)]
     sampled = progressive.sample(
         state,
         velocity,
-        num_chunks=new_chunks - state.first_chunk,
+        num_chunks=new_chunks - state.next_chunk,
         noise=noise,
         progress=progress,
         should_stop=should_stop,
     )
-    lead = known[:, :, : num_known + state.first_chunk * n]
-    return torch.cat([lead, *(chunk for _, chunk in sampled)], dim=2)[:, :, :length]
+    for after, chunk in sampled:
+        chunks.append(chunk)
+        if on_chunk is not None:
+            on_chunk(after, torch.cat(chunks, dim=2))
+    return torch.cat([lead, *chunks], dim=2)[:, :, :length]
 
 
 def placed_noise(noise: Tensor, num_known: int, chunk_latents: int, seeds: tuple[int, ...]) -> Noise:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Protocol
 
 import torch
@@ -71,6 +72,12 @@ def named_noise(name: str, shape: tuple[int, ...]) -> Tensor:
     digest = hashlib.sha256(name.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return torch.randn(shape, generator=generator)
+
+
+def posterior_noise(name: str) -> Callable[[tuple[int, ...]], Tensor]:
+    """Noise for one encoding of a clip, draw by draw: only `name` and the number of the draw decide it."""
+    draws = count()
+    return lambda shape: named_noise(f"{name}/posterior/{next(draws)}", shape)
 
 
 def start(

@@ -88,8 +88,11 @@ def extend(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[Progress], None] | None = None,
+    on_chunk: Callable[[VideoState], None] | None = None,
 ) -> VideoState:
     """`video` (see `prompted`) with `num_chunks` more chunks finished; None ends it: all in its window get clean.
+
+    on_chunk: gets the video after every chunk, to save it.
 
     The clip's own chunks that the schedule re-noises at the start are finished besides.
     Raises InputError if the video has ended, or, for None, if its schedule never brings the window to rest.
@@ -108,10 +111,16 @@ def extend(
         num_chunks += max(0, -window.next_chunk)
     state = window.to(device)
     chunks = [video.finished]
+
+    def made(state: WindowState) -> VideoState:
+        return replace(video, window=state.to("cpu"), finished=torch.cat(chunks, dim=2))
+
     for after, chunk in progressive.sample(state, velocity, num_chunks=num_chunks, progress=progress):
         state = after
         chunks.append(chunk.cpu())
-    return replace(video, window=state.to("cpu"), finished=torch.cat(chunks, dim=2))
+        if on_chunk is not None:
+            on_chunk(made(state))
+    return made(state)
 
 
 def save_video_state(video: VideoState, path: str | os.PathLike[str]) -> None:

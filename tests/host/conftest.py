@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +14,9 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACK = "pavdm"
+PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
 SECONDS_TO_START = 180
 SECONDS_PER_RUN = 240
+
+CHUNK_SECONDS = 17 / 24
 
 Graph = dict[str, dict[str, Any]]
 
@@ -34,12 +39,16 @@ class RunFailed(Exception):
 
 @dataclass
 class Server:
-    """A running ComfyUI; `base` holds its models, input, output and temp folders, `log` what it printed."""
+    """A running ComfyUI; `base` holds its models, input, output and temp folders, `log` what it printed.
+
+    described: what /object_info said when it had started.
+    """
 
     process: subprocess.Popen[bytes]
     url: str
     base: Path
     log: Path
+    described: dict[str, Any] = field(default_factory=dict)
 
     def get(self, path: str, data: dict[str, Any] | None = None) -> Any:
         request = urllib.request.Request(self.url + path, None if data is None else json.dumps(data).encode())
@@ -74,6 +83,37 @@ class Server:
     def run(self, graph: Graph) -> dict[str, Any]:
         return self.wait(self.queue(graph))
 
+    def watch(self, graph: Graph) -> tuple[list[dict[str, Any]], list[bytes]]:
+        """Run a workflow as the page does: all that the server said of it, and the previews (JPEG files) it sent."""
+        return asyncio.run(self._watch(graph))
+
+    async def _watch(self, graph: Graph) -> tuple[list[dict[str, Any]], list[bytes]]:
+        import aiohttp
+
+        client = uuid.uuid4().hex
+        said: list[dict[str, Any]] = []
+        previews: list[bytes] = []
+        ends = ("execution_success", "execution_error", "execution_interrupted")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket,
+        ):
+            answer = await session.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": client})
+            assert answer.status == 200, await answer.text()
+            while not said or said[-1]["type"] not in ends:
+                message = await socket.receive(SECONDS_PER_RUN)
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    start = message.data.find(b"\xff\xd8\xff")  # after a header that depends on the host
+                    previews += [message.data[start:]] if start >= 0 else []
+                else:
+                    said.append(json.loads(message.data))
+        return said, previews
+
+    def noted(self, name: str) -> list[str]:
+        """What the probe nodes noted under a name."""
+        place = self.base / "output" / "probe" / f"{name}.txt"
+        return place.read_text().splitlines() if place.exists() else []
+
     def files(self, outputs: dict[str, Any], node: str) -> list[Path]:
         """The files that an output node names."""
         listed = [file for group in outputs[node].values() if isinstance(group, list) for file in group]
@@ -95,7 +135,10 @@ def core() -> Path:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory, models: Path, carphone: Path) -> Path:
-    """ComfyUI's base folder: this pack, the small models, and clip.mp4 (120 frames, 29.97 fps) as input."""
+    """ComfyUI's base folder: this pack, the small models, and clip.mp4 (120 frames, 29.97 fps) as input.
+
+    There is no models/loras: tests make it once the server is up.
+    """
     folder = tmp_path_factory.mktemp("comfyui")
     places = {"stdit": "diffusion_models/tiny", "vae": "vae/tiny", "text_encoder": "text_encoders/tiny"}
     for network, place in places.items():
@@ -104,32 +147,46 @@ def base(tmp_path_factory: pytest.TempPathFactory, models: Path, carphone: Path)
     shutil.copy(carphone, folder / "input" / "clip.mp4")
     (folder / "custom_nodes").mkdir()
     (folder / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+    (folder / "custom_nodes" / PROBE).symlink_to(Path(__file__).parent / "probe", target_is_directory=True)
     return folder
 
 
 @pytest.fixture(scope="session")
 def server(core: Path, base: Path) -> Iterator[Server]:
+    with serving(core, base) as running:
+        yield running
+
+
+@contextmanager
+def serving(core: Path, base: Path, *options: str) -> Iterator[Server]:
+    """A ComfyUI on `base`, up; `options` beside those that every test wants."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = base / "server.log"
-    options = ["--cpu", "--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
-    options += ["--base-directory", str(base), "--port", str(port), "--use-pytorch-cross-attention"]
-    options += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK]
+    log = base / f"server-{port}.log"
+    command = [sys.executable, str(core / "main.py"), "--cpu", "--disable-auto-launch", "--disable-api-nodes"]
+    command += ["--database-url", "sqlite:///:memory:", "--base-directory", str(base), "--port", str(port)]
+    command += ["--use-pytorch-cross-attention", "--preview-method", "latent2rgb"]
+    command += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", PACK, PROBE, *options]
     with log.open("wb") as output:
-        command = [sys.executable, core / "main.py", *options]
         process = subprocess.Popen(command, cwd=core, stdout=output, stderr=subprocess.STDOUT)
     running = Server(process, f"http://127.0.0.1:{port}", base, log)
     try:
         _wait_until_up(running)
         yield running
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture
+def another_server(core: Path, base: Path) -> Any:
+    """A function: a server of its own, as a context manager, for what ends one or needs other options."""
+    return partial(serving, core, base)
 
 
 def _wait_until_up(server: Server) -> None:
@@ -138,7 +195,7 @@ def _wait_until_up(server: Server) -> None:
         if server.process.poll() is not None:
             break
         try:
-            server.get("/system_stats")
+            server.described = server.get("/object_info")
             return
         except (urllib.error.URLError, ConnectionError):
             time.sleep(0.2)
@@ -173,6 +230,46 @@ def workflow() -> Any:
     return load
 
 
+def with_model(graph: Graph, node: dict[str, Any]) -> Graph:
+    """`graph` with a node, whose `model` input is the loaded one, between loader and guider."""
+    loader, guider = by_class(graph, "PAVDM_LoadModel"), by_class(graph, "CFGGuider")
+    node = {**node, "inputs": {"model": [loader, 0], **node["inputs"]}}
+    own = {**graph[guider], "inputs": {**graph[guider]["inputs"], "model": ["patched", 0]}}
+    return {**graph, "patched": node, guider: own}
+
+
+def step_by_step(graph: Graph, parts: list[float]) -> Graph:
+    """The sampling nodes of `graph` replaced by Start, an Extend for each of `parts` (in chunks), Finish, Save Latent."""
+    guider, sampler = [by_class(graph, "CFGGuider"), 0], [by_class(graph, "PAVDM_ProgressiveSampler"), 0]
+    latent = graph[by_class(graph, "SamplerCustomAdvanced")]["inputs"]["latent_image"]
+    drop = ("SamplerCustomAdvanced", "PAVDM_DecodeToVideo", "SaveVideo", "RandomNoise")
+    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
+    start = {"sampler": sampler, "latent": latent, "noise_seed": 7}
+    graph["start"] = {"class_type": "PAVDM_Start", "inputs": start}
+    state = ["start", 0]
+    for number, chunks in enumerate(parts):
+        inputs = {"guider": guider, "state": state, "seconds": round(chunks * CHUNK_SECONDS - 0.01, 2)}
+        graph[f"extend{number}"] = {"class_type": "PAVDM_Extend", "inputs": inputs}
+        state = [f"extend{number}", 0]
+    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider}}
+    saved = {"samples": ["finish", 0], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
+    graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
+    return graph
+
+
+def sampled_latents(server: Server, graph: Graph, node: str = "", output: int = 0) -> Any:
+    """Run `graph` up to a LATENT output (default: of Sampler Custom Advanced) and return its latents."""
+    from safetensors.torch import load_file
+
+    node = node or by_class(graph, "SamplerCustomAdvanced")
+    saved = {"samples": [node, output], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
+    drop = ("PAVDM_DecodeToVideo", "SaveVideo")
+    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
+    graph = {**graph, "saved": {"class_type": "SaveLatent", "inputs": saved}}
+    (path,) = [p for p in server.files(server.run(graph), "saved") if p.suffix == ".latent"]
+    return load_file(path)["latent_tensor"]
+
+
 def by_class(graph: Graph, class_type: str) -> str:
     """Id of the only node of a class."""
     (found,) = [number for number, node in graph.items() if node["class_type"] == class_type]
@@ -197,3 +294,18 @@ def schemas(server: Any, base: Path) -> dict[str, Any]:
             for file in (base / "models" / folder / "tiny").glob("tokenizer*.json"):
                 shutil.copy(file, base / "models" / folder)
     return server.get("/object_info")
+
+
+@pytest.fixture
+def patched() -> Any:
+    return with_model
+
+
+@pytest.fixture
+def latents_of() -> Any:
+    return sampled_latents
+
+
+@pytest.fixture
+def in_steps() -> Any:
+    return step_by_step

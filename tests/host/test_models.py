@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,60 +26,135 @@ from pavdm.sampling.schedule import timestep_shift
 pytestmark = pytest.mark.host
 
 
-def sampled(server: Any, graph: Any, find: Any) -> Tensor:
-    saved = {"samples": [find(graph, "SamplerCustomAdvanced"), 0], "filename_prefix": f"latents/{uuid4().hex}"}
-    graph = {**graph, "saved": {"class_type": "SaveLatent", "inputs": saved}}
-    (path,) = [p for p in server.files(server.run(graph), "saved") if p.suffix == ".latent"]
-    return load_file(path)["latent_tensor"]
+def by_formats(layer: str, down: Tensor, up: Tensor) -> dict[str, dict[str, Tensor]]:
+    """One layer's LoRA under the names of each format."""
+    kohya, peft = "lora_unet_" + layer.replace(".", "_"), f"base_model.model.{layer}"
+    alpha = {f"{kohya}.alpha": torch.tensor(float(len(down)))}
+    formats = {
+        "generic": {f"diffusion_model.{layer}.lora_A.weight": down, f"diffusion_model.{layer}.lora_B.weight": up},
+        "kohya": {f"{kohya}.lora_down.weight": down, f"{kohya}.lora_up.weight": up, **alpha},
+        "peft": {f"{peft}.lora_A.default.weight": down, f"{peft}.lora_B.default.weight": up},
+    }
+    separate = formats["separate"] = {}
+    if layer.endswith("attn.qkv"):  # three LoRAs with the same first half
+        for letter, part in zip("qkv", up.chunk(3), strict=True):
+            name = peft.replace("qkv", f"to_{letter}")
+            separate |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": part}
+    else:
+        separate |= formats["peft"]
+    return formats
 
 
-def test_a_lora_gives_what_the_merged_weights_give(server: Any, workflow: Any, find: Any, base: Path) -> None:
+@pytest.fixture(scope="module")
+def loras(base: Path) -> list[str]:
+    """LoRA files in every format, and merged.safetensors: the model with half of their change added."""
     folder = base / "models" / "diffusion_models"
     weights = load_file(folder / "tiny" / "model.safetensors")
     draw = torch.Generator().manual_seed(0)
-    lora = {}
-    for key in ("spatial_blocks.0.attn.qkv", "temporal_blocks.1.mlp.fc1", "spatial_blocks.1.cross_attn.kv_linear"):
-        rows, columns = weights[f"{key}.weight"].shape
+    files: dict[str, dict[str, Tensor]] = {}
+    for layer in ("spatial_blocks.0.attn.qkv", "temporal_blocks.1.mlp.fc1", "spatial_blocks.1.cross_attn.kv_linear"):
+        rows, columns = weights[f"{layer}.weight"].shape
         down, up = torch.randn(4, columns, generator=draw) * 0.2, torch.randn(rows, 4, generator=draw) * 0.2
-        lora |= {f"diffusion_model.{key}.lora_A.weight": down, f"diffusion_model.{key}.lora_B.weight": up}
-        weights[f"{key}.weight"] = weights[f"{key}.weight"] + 0.5 * up @ down
+        for name, tensors in by_formats(layer, down, up).items():
+            files.setdefault(name, {}).update(tensors)
+        weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + 0.5 * up @ down
     (base / "models" / "loras").mkdir(exist_ok=True)
-    save_file(lora, base / "models" / "loras" / "test.safetensors")
+    for name, tensors in files.items():
+        save_file(
+            {key: tensor.clone() for key, tensor in tensors.items()},
+            base / "models" / "loras" / f"{name}.safetensors",
+        )
     save_file(weights, folder / "merged.safetensors")
+    return list(files)
 
-    graph = workflow("text_to_long_video", new_seconds=1.0)
-    plain = sampled(server, graph, find)
-    loader, guider = find(graph, "PAVDM_LoadModel"), find(graph, "CFGGuider")
-    inputs = {"model": [loader, 0], "lora_name": "test.safetensors", "strength_model": 0.5}
-    graph["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": inputs}
-    graph[guider]["inputs"]["model"] = ["lora", 0]
-    patched = sampled(server, graph, find)
 
-    merged = workflow("text_to_long_video", new_seconds=1.0)
+@pytest.mark.parametrize(
+    ("loader", "name"),
+    [
+        ("LoraLoaderModelOnly", "generic"),
+        ("LoraLoaderModelOnly", "kohya"),
+        ("PAVDM_LoadLoRA", "generic"),
+        ("PAVDM_LoadLoRA", "kohya"),
+        ("PAVDM_LoadLoRA", "peft"),
+        ("PAVDM_LoadLoRA", "separate"),
+    ],
+)
+def test_a_lora_gives_what_the_merged_weights_give(
+    server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any, loras: list[str], loader: str, name: str
+) -> None:
+    assert name in loras
+    graph = workflow("text_to_long_video", new_seconds=0.7)
+    strength = "strength_model" if loader.startswith("Lora") else "strength"
+    node = {"class_type": loader, "inputs": {"lora_name": f"{name}.safetensors", strength: 0.5}}
+    changed = latents_of(server, patched(graph, node))
+    merged = workflow("text_to_long_video", new_seconds=0.7)
     merged[find(merged, "PAVDM_LoadModel")]["inputs"]["model_name"] = "merged.safetensors"
-    torch.testing.assert_close(patched, sampled(server, merged, find), rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(patched, plain, atol=1e-2)
+    torch.testing.assert_close(changed, latents_of(server, merged), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(changed, latents_of(server, graph), atol=1e-2)
+
+
+def test_a_lora_as_a_hook_gives_what_the_loader_gives(
+    server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any, loras: list[str]
+) -> None:
+    graph = workflow("text_to_long_video", new_seconds=0.7)
+    prompt, guider = find(graph, "PAVDM_EncodePrompt"), find(graph, "CFGGuider")
+    inputs = {"lora_name": "generic.safetensors", "strength_model": 0.5}
+    loaded = latents_of(server, patched(graph, {"class_type": "LoraLoaderModelOnly", "inputs": inputs}))
+    graph["hook"] = {"class_type": "CreateHookLoraModelOnly", "inputs": inputs}
+    pair = {"positive_NEW": [prompt, 0], "negative_NEW": [prompt, 1], "strength": 1.0, "set_cond_area": "default"}
+    graph["pair"] = {"class_type": "PairConditioningSetProperties", "inputs": {**pair, "hooks": ["hook", 0]}}
+    graph[guider]["inputs"].update({"positive": ["pair", 0], "negative": ["pair", 1]})
+    torch.testing.assert_close(latents_of(server, graph), loaded, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("probe", "noted"),
+    [
+        ({"attention": True}, "-attention"),
+        ({"compile": True}, ""),
+        ({"max_batch": 1}, ""),
+        ({"resident_kilobytes": 200}, "-resident"),
+    ],
+)
+def test_patches_compiling_short_memory_and_weights_left_outside_change_nothing(
+    server: Any, workflow: Any, patched: Any, latents_of: Any, probe: dict[str, Any], noted: str
+) -> None:
+    graph, name = workflow("text_to_long_video", new_seconds=0.7), uuid4().hex
+    plain = latents_of(server, graph)
+    changed = latents_of(server, patched(graph, {"class_type": "Probe_Model", "inputs": {"name": name, **probe}}))
+    torch.testing.assert_close(changed, plain, rtol=1e-5, atol=1e-5)
+    seen = server.noted(name + noted)
+    assert seen
+    if "max_batch" in probe:  # both conditionings at once, then each alone
+        assert [line[1] for line in seen[:3]] == ["2", "1", "1"]
+    if "resident_kilobytes" in probe:
+        resident, _, whole = seen[0].split()
+        assert 0 < int(resident) < int(whole)
 
 
 @pytest.mark.parametrize("weight_dtype", ["bf16", "fp8_e4m3fn", "fp8_e5m2"])
-def test_smaller_weights_give_nearly_the_same_latents(server: Any, workflow: Any, find: Any, weight_dtype: str) -> None:
-    graph = workflow("text_to_long_video", new_seconds=1.0)
+def test_smaller_weights_give_nearly_the_same_latents(
+    server: Any, workflow: Any, find: Any, latents_of: Any, weight_dtype: str
+) -> None:
+    graph = workflow("text_to_long_video", new_seconds=0.7)
     graph[find(graph, "CFGGuider")]["inputs"]["cfg"] = 1.0  # guidance would magnify the difference
-    full = sampled(server, graph, find)
+    full = latents_of(server, graph)
     graph[find(graph, "PAVDM_LoadModel")]["inputs"]["weight_dtype"] = weight_dtype
-    less = sampled(server, graph, find)
+    less = latents_of(server, graph)
     assert not torch.equal(less, full)
     assert (less - full).std() < 0.25 * full.std()
 
 
-def test_replacement_sampler_equals_the_library(server: Any, workflow: Any, find: Any, models: Path) -> None:
+def test_replacement_sampler_equals_the_library(
+    server: Any, workflow: Any, find: Any, models: Path, latents_of: Any
+) -> None:
     graph = workflow("text_to_long_video", new_seconds=3.0)  # 5 pieces: one clip of 15 latents and one of 10 new ones
     loop_inputs = {"steps": 4, "clip_latents": 15, "condition_latents": 5, "timestep_transform": True}
     sampler = find(graph, "PAVDM_ProgressiveSampler")
     graph[sampler] = {"class_type": "PAVDM_ReplacementSampler", "inputs": loop_inputs}
     text = captions.preprocess("a lighthouse by the sea, waves roll in")
     graph[find(graph, "PAVDM_EncodePrompt")]["inputs"]["text"] = "a lighthouse by the sea, waves roll in"
-    theirs = sampled(server, graph, find)
+    theirs = latents_of(server, graph)
     encoder = TextEncoder.load(models / "text_encoder", torch.device("cpu"), torch.float32, 300)
     network = load_stdit3(models / "stdit")
     embeddings = {text: encoder.encode([text])[0]}
@@ -108,31 +184,57 @@ def test_schedule_plot_is_a_picture(server: Any, workflow: Any, find: Any) -> No
     assert picture.shape[2] == 3 and picture.std() > 10
 
 
-def test_an_interrupt_ends_a_long_run_and_the_server_goes_on(server: Any, workflow: Any, find: Any) -> None:
-    graph = workflow("text_to_long_video", new_seconds=3600.0)
-    running = server.queue(graph)
-    while not server.get("/queue")["queue_running"]:
-        time.sleep(0.05)
-    time.sleep(2)
-    server.get("/interrupt", {})
-    before = time.monotonic()
-    with pytest.raises(Exception, match="interrupted"):
-        server.wait(running)
-    assert time.monotonic() - before < 10
-    assert server.run(workflow("text_to_long_video", new_seconds=1.0))
+@pytest.fixture(scope="module")
+def other_channels(base: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """eight/model.safetensors: small networks with 8 latent channels; the VAE's config.json says how they look."""
+    import pavdm.new_model as new_model
+
+    tiny = new_model.PRESETS["tiny"]
+    vae = replace(tiny.vae, temporal=replace(tiny.vae.temporal, embed_dim=8), scale=(1.5,) * 8, shift=(0.1,) * 8)
+    preset = replace(tiny, stdit=replace(tiny.stdit, in_channels=8), vae=vae)
+    folder = tmp_path_factory.mktemp("models") / "eight"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(new_model, "PRESETS", {"eight": preset})
+        new_model.create(folder, "eight")
+    for network, place in {"stdit": "diffusion_models", "vae": "vae"}.items():
+        shutil.copytree(folder / network, base / "models" / place / "eight")
+
+
+@pytest.mark.parametrize("name", ["text_to_long_video", "extend_a_clip"])
+@pytest.mark.parametrize("way", ["sampler", "steps"])
+def test_networks_with_eight_latent_channels_run_like_those_with_four(
+    other_channels: None, server: Any, workflow: Any, find: Any, in_steps: Any, latents_of: Any, name: str, way: str
+) -> None:
+    graph = workflow(name, new_seconds=0.7)
+    for loader, key in (("PAVDM_LoadModel", "model_name"), ("PAVDM_LoadVAE", "vae_name")):
+        graph[find(graph, loader)]["inputs"][key] = "eight/model.safetensors"
+    graph[find(graph, "PAVDM_LoadModel")]["inputs"]["vae"] = [find(graph, "PAVDM_LoadVAE"), 0]
+    graph = in_steps(graph, [1]) if way == "steps" else graph
+    latents = latents_of(server, graph, "finish" if way == "steps" else "")
+    assert latents.shape[1] == 8 and latents.std() > 0.1
+
+
+def test_a_vae_of_another_model_is_refused(other_channels: None, server: Any, workflow: Any, find: Any) -> None:
+    graph = workflow("extend_a_clip", new_seconds=0.7)
+    graph[find(graph, "PAVDM_LoadVAE")]["inputs"]["vae_name"] = "eight/model.safetensors"
+    with pytest.raises(Exception, match="the model's 4 channels"):
+        server.run(graph)
+    graph[find(graph, "PAVDM_LoadModel")]["inputs"]["vae"] = [find(graph, "PAVDM_LoadVAE"), 0]
+    with pytest.raises(Exception, match="the model makes latents of 4 channels, the VAE reads 8"):
+        server.run(graph)
 
 
 def test_the_stock_text_encode_is_read_as_a_prompt_and_as_a_negative_prompt(
-    server: Any, workflow: Any, find: Any
+    server: Any, workflow: Any, find: Any, latents_of: Any
 ) -> None:
-    graph = workflow("text_to_long_video", new_seconds=1.0)
+    graph = workflow("text_to_long_video", new_seconds=0.7)
     clip, guider = [find(graph, "PAVDM_LoadTextEncoder"), 0], graph[find(graph, "CFGGuider")]["inputs"]
     prompt = graph[find(graph, "PAVDM_EncodePrompt")]["inputs"]
     prompt.update({"text": "deep snow", "aesthetic": -1.0})
-    own = sampled(server, graph, find)
+    own = latents_of(server, graph)
     graph["positive"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "deep snow"}}
     guider["positive"] = ["positive", 0]
-    torch.testing.assert_close(sampled(server, graph, find), own, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(latents_of(server, graph), own, rtol=1e-5, atol=1e-5)
     graph["negative"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "a very long bad film"}}
     guider["negative"] = ["negative", 0]
-    assert not torch.allclose(sampled(server, graph, find), own, atol=1e-2)
+    assert not torch.allclose(latents_of(server, graph), own, atol=1e-2)

@@ -13,47 +13,25 @@ from torch import Tensor
 
 pytestmark = pytest.mark.host
 
-CHUNK_SECONDS = 17 / 24
-
-
-def chain(graph: Any, find: Any, parts: list[float], between: tuple[str, ...] = ()) -> Any:
-    """The sampling nodes of `graph` replaced by Start, an Extend for each of `parts` (in chunks), Finish, Save Latent.
-
-    between: nodes that the state goes through after the first Extend, "SaveState" (it goes on from the file then).
-    """
-    guider, sampler = [find(graph, "CFGGuider"), 0], [find(graph, "PAVDM_ProgressiveSampler"), 0]
-    latent = graph[find(graph, "SamplerCustomAdvanced")]["inputs"]["latent_image"]
-    drop = ("SamplerCustomAdvanced", "PAVDM_DecodeToVideo", "SaveVideo", "RandomNoise")
-    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
-    start = {"sampler": sampler, "latent": latent, "noise_seed": 7}
-    graph["start"] = {"class_type": "PAVDM_Start", "inputs": start}
-    state = ["start", 0]
-    for number, chunks in enumerate(parts):
-        inputs = {"guider": guider, "state": state, "seconds": round(chunks * CHUNK_SECONDS - 0.01, 2)}
-        graph[f"extend{number}"] = {"class_type": "PAVDM_Extend", "inputs": inputs}
-        state = [f"extend{number}", 0]
-    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider}}
-    saved = {"samples": ["finish", 0], "filename_prefix": f"latents/{uuid4().hex}"}
-    graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
-    return graph
-
 
 def latents(server: Any, graph: Any) -> Tensor:
     (path,) = [p for p in server.files(server.run(graph), "latents") if p.suffix == ".latent"]
     return load_file(path)["latent_tensor"]
 
 
-def test_steps_give_the_latents_of_one_go(server: Any, workflow: Any, find: Any) -> None:
-    once = latents(server, chain(workflow("extend_a_clip"), find, [3]))
-    steps = latents(server, chain(workflow("extend_a_clip"), find, [1, 2]))
+def test_steps_give_the_latents_of_one_go(server: Any, workflow: Any, find: Any, in_steps: Any) -> None:
+    once = latents(server, in_steps(workflow("extend_a_clip"), [3]))
+    steps = latents(server, in_steps(workflow("extend_a_clip"), [1, 2]))
     assert once.shape == (1, 4, 5 + 15 + 10, 6, 8)  # the clip's chunk, three, and two that were in the window
     assert torch.equal(once, steps)
 
 
-def test_a_saved_state_goes_on_as_if_nothing_had_been(server: Any, workflow: Any, find: Any, base: Path) -> None:
-    whole = latents(server, chain(workflow("extend_a_clip"), find, [1, 1]))
+def test_a_saved_state_goes_on_as_if_nothing_had_been(
+    server: Any, workflow: Any, find: Any, in_steps: Any, base: Path
+) -> None:
+    whole = latents(server, in_steps(workflow("extend_a_clip"), [1, 1]))
     name = f"states/{uuid4().hex}"
-    first = chain(workflow("extend_a_clip"), find, [1])
+    first = in_steps(workflow("extend_a_clip"), [1])
     del first["finish"], first["latents"]
     save = {"state": ["extend0", 0], "filename_prefix": name}
     first["save"] = {"class_type": "PAVDM_SaveState", "inputs": save}
@@ -61,7 +39,7 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been(server: Any, workflow: Any
     assert [path.name for path in (base / "output" / "states").glob(f"{Path(name).name}*")] == [
         f"{Path(name).name}_00001_.safetensors"
     ]
-    second = chain(workflow("extend_a_clip"), find, [1])
+    second = in_steps(workflow("extend_a_clip"), [1])
     second["load"] = {"class_type": "PAVDM_LoadState", "inputs": {"filename_prefix": name, "number": 0}}
     second["extend0"]["inputs"]["state"] = ["load", 0]
     del second["start"]
@@ -69,9 +47,9 @@ def test_a_saved_state_goes_on_as_if_nothing_had_been(server: Any, workflow: Any
 
 
 def test_a_new_prompt_changes_the_chunks_that_enter_and_leaves_the_others(
-    server: Any, workflow: Any, find: Any
+    server: Any, workflow: Any, find: Any, in_steps: Any
 ) -> None:
-    graph = chain(workflow("extend_a_clip"), find, [2, 2])
+    graph = in_steps(workflow("extend_a_clip"), [2, 2])
     plain = latents(server, graph)
     prompt, guider = find(graph, "PAVDM_EncodePrompt"), find(graph, "CFGGuider")
     other = {**graph[prompt], "inputs": {**graph[prompt]["inputs"], "text": "deep snow on a mountain"}}
@@ -95,9 +73,9 @@ def test_a_new_prompt_changes_the_chunks_that_enter_and_leaves_the_others(
     ],
 )
 def test_a_state_that_cannot_be_loaded_is_said_plainly(
-    server: Any, workflow: Any, find: Any, node: str, inputs: dict[str, Any], message: str
+    server: Any, workflow: Any, find: Any, in_steps: Any, node: str, inputs: dict[str, Any], message: str
 ) -> None:
-    graph = chain(workflow("text_to_long_video"), find, [1])
+    graph = in_steps(workflow("text_to_long_video"), [1])
     graph[node] = {"class_type": "PAVDM_LoadState", "inputs": {"number": 0, **inputs}}
     graph["extend0"]["inputs"]["state"] = [node, 0]
     with pytest.raises(Exception, match=message):

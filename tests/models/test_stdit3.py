@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pavdm.errors import InputError
-from pavdm.models import stdit3
 from pavdm.models.attention import sdpa
 from pavdm.models.stdit3 import STDiT3, STDiT3Config, TextContext, initialize_weights
 from pavdm.models.stdit3_blocks import TextRun, text_runs
@@ -183,7 +182,7 @@ def test_text_runs_are_as_few_as_unmasked_attention_allows() -> None:
 
 
 @torch.no_grad()
-def test_slices_change_nothing_but_the_size_of_the_temporaries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slices_change_nothing_but_the_size_of_the_temporaries() -> None:
     largest = 0
 
     def measured(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -198,7 +197,7 @@ def test_slices_change_nothing_but_the_size_of_the_temporaries(monkeypatch: pyte
     inputs = [tensor.clone() for tensor in (latents, timesteps, *contexts[0].keys)]
     whole = network(*arguments, frame_mask=mask)
     whole_largest, largest = largest, 0
-    monkeypatch.setattr(stdit3, "SLICE_BYTES_CPU", 1)
+    network.slice_bytes = 1
     sliced = network(*arguments, frame_mask=mask)
     assert largest <= whole_largest / 6
     assert relative_error(sliced, whole) < 1e-6

@@ -11,6 +11,7 @@ from pavdm.prompts import PromptSchedule
 from pavdm.sampling.fill import fill, fill_by_replacement, num_replacement_loops, placed_noise
 from pavdm.sampling.rectified_flow import ReplacementLoop
 from pavdm.sampling.schedule import Schedule
+from pavdm.sampling.state import WindowState
 
 PROMPTS = (PromptSchedule(("a",)),)
 
@@ -36,6 +37,45 @@ def test_everything_after_the_clip_is_made_and_the_length_stays(
     assert video.shape == noise.shape
     assert torch.equal(video[:, :, : num_known - warm], clip[:, :, : num_known - warm])
     torch.testing.assert_close(video[:, :, num_known:], torch.full_like(video[:, :, num_known:], 3.0))
+
+
+@pytest.mark.parametrize(
+    ("overlap", "variable_length", "num_known"),
+    [(True, True, 5), (False, True, 10), (True, False, 10), (True, True, 0)],
+)
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_a_stopped_fill_goes_on_to_the_same_video(
+    overlap: bool, variable_length: bool, num_known: int, stop_after: int
+) -> None:
+    schedule = Schedule(2, 5, 4, overlap, variable_length)
+    noise = torch.randn(1, 4, 27, 2, 2, generator=torch.Generator().manual_seed(0))
+    kept: list[tuple[WindowState, Tensor]] = []
+    calls = 0
+
+    def velocity(latents: Tensor, timesteps: Tensor, texts: object, frame_mask: Tensor | None = None) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return torch.sin(latents.mean(dim=2, keepdim=True)) - 0.1 * latents
+
+    def run(begun: tuple[WindowState, Tensor] | None) -> Tensor:
+        place = placed_noise(noise, num_known, 5, (1,))
+        return fill(
+            schedule,
+            noise.flip(2),
+            num_known,
+            velocity,
+            noise=place,
+            seeds=(1,),
+            prompts=PROMPTS,
+            chunk_seconds=1.0,
+            begun=begun,
+            on_chunk=lambda window, finished: kept.append((window, finished)),
+        )
+
+    whole = run(None)
+    all_calls, calls = calls, 0
+    assert torch.equal(run(kept[stop_after - 1]), whole)
+    assert calls < all_calls
 
 
 def test_a_clip_too_short_for_a_full_window_is_refused() -> None:

@@ -39,6 +39,14 @@ def test_steps_with_a_file_between_give_what_one_go_gives(tmp_path: Path) -> Non
     assert once.latents.shape[2] == 5 + 15 + 10  # the clip, three chunks, two that were in the window
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_what_is_kept_after_a_chunk_goes_on_to_the_same_video(number: int) -> None:
+    kept: list[VideoState] = []
+    whole = extend(started(), velocity, 3, on_chunk=kept.append)
+    assert [video.finished.shape[2] for video in kept] == [5, 10, 15]
+    assert torch.equal(extend(kept[number], velocity, 2 - number).latents, whole.latents)
+
+
 def test_a_state_stays_as_it_is_when_it_is_extended() -> None:
     video = extend(started(), velocity, 1)
     left, right = extend(video, velocity, 1), extend(read(video, "b"), velocity, 2)
