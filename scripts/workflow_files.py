@@ -255,13 +255,13 @@ class Drawing:
 
     @staticmethod
     def _note(text: str, number: int, width: int) -> dict[str, Any]:
-        lines = sum(max(1, math.ceil(len(line) / 42)) for line in text.split("\n"))
+        lines = sum(max(1, math.ceil(len(line) / 56)) for line in text.split("\n"))
         return {
             "id": number,
             "type": "MarkdownNote",
             "title": "Note",
             "pos": [0, 0],
-            "size": [width, 50 + 22 * lines],
+            "size": [width, 46 + 19 * lines],
             "flags": {},
             "order": number - 1,
             "mode": 0,

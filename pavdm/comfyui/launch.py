@@ -69,9 +69,9 @@ def find_installation(folder: Path | None = None, may_fetch: bool = False) -> In
 
 
 def _python_of(folder: Path) -> Path:
-    """An environment beside ComfyUI, as its installers make it; else the Python that runs this."""
-    inside = ("Scripts/python.exe",) if sys.platform == "win32" else ("bin/python",)
-    places = [folder / name / tail for name in ("venv", ".venv", "../venv", "../.venv") for tail in inside]
+    """The environment in ComfyUI's folder, or the portable build's beside it; else the Python that runs this."""
+    tail = "Scripts/python.exe" if sys.platform == "win32" else "bin/python"
+    places = [folder / name / tail for name in ("venv", ".venv")]
     places.append(folder.parent / "python_embeded" / "python.exe")
     return next((place for place in places if place.is_file()), Path(sys.executable))
 

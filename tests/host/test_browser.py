@@ -167,6 +167,9 @@ def test_every_workflow_opens_whole_and_the_page_would_queue_what_the_converter_
     assert not overlapping([node["box"] for node in nodes])
     queued = browser.execute_async_script("app.graphToPrompt().then(p => arguments[0](p.output))")
     ours = to_api(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")), schemas)
+    for node in queued.values():
+        if node["class_type"] == "LoadVideo":
+            node["inputs"].pop("video-preview", None)  # the page's own, which no server knows
     assert {number: node["inputs"] for number, node in queued.items()} == {
         number: node["inputs"] for number, node in ours.items()
     }
