@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pavdm.comfyui.client import Client
+from pavdm.comfyui.client import Client, ServerError
 from pavdm.comfyui.widgets import inputs_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,10 +136,11 @@ async def _schemas(url: str) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", required=True, metavar="URL")
-    schemas = asyncio.run(_schemas(parser.parse_args().server))
+    options = parser.parse_args()
     try:
+        schemas = asyncio.run(_schemas(options.server))
         made = files(schemas)
-    except ValueError as error:
+    except (ServerError, ValueError) as error:
         sys.exit(str(error))
     for name, text in made.items():
         path = ROOT / name

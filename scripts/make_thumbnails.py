@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from pavdm.comfyui.client import Client
+from pavdm.comfyui.client import Client, ServerError
 from pavdm.comfyui.convert import read_workflow
 
 WORKFLOWS = Path(__file__).resolve().parent.parent / "workflows"
@@ -63,7 +64,11 @@ async def render(url: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", required=True, metavar="URL")
-    asyncio.run(render(parser.parse_args().server))
+    options = parser.parse_args()
+    try:
+        asyncio.run(render(options.server))
+    except ServerError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from workflow_files import Drawing
 from workflow_sources import PUBLISHED, all_flows, one_node
 
 from pavdm import __version__
-from pavdm.comfyui.client import Client
+from pavdm.comfyui.client import Client, ServerError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,7 +51,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--server", required=True, metavar="URL")
     options = parser.parse_args()
-    for name, text in files(asyncio.run(_schemas(options.server))).items():
+    try:
+        made = files(asyncio.run(_schemas(options.server)))
+    except (ServerError, ValueError) as error:
+        sys.exit(str(error))
+    for name, text in made.items():
         path = ROOT / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8", newline="\n")
