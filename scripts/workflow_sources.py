@@ -159,8 +159,13 @@ def loaders(profile: Profile) -> Group:
         "1 · Models",
         profile.about_models,
         (
-            Node("model", "PAVDM_LoadModel", {"model_name": profile.stdit.name}, models=(profile.stdit,)),
             Node("vae", "PAVDM_LoadVAE", {"vae_name": profile.vae.name}, models=(profile.vae,)),
+            Node(
+                "model",
+                "PAVDM_LoadModel",
+                {"model_name": profile.stdit.name, "vae": Out("vae", "vae")},
+                models=(profile.stdit,),
+            ),
             text,
         ),
     )
@@ -193,14 +198,22 @@ def clip(profile: Profile, number: int) -> Group:
     return Group(f"{number} · The clip, and how long", note, (*source, encode))
 
 
+def clip_frames(profile: Profile) -> dict[str, Out]:
+    """The clip's own frames, for Decode to Video."""
+    source = "clip" if profile.demo_clip else "parts"
+    return {"clip": Out(source, "images"), "clip_fps": Out(source, "fps")}
+
+
 def empty(profile: Profile, number: int, seconds: float) -> Group:
     length = {**profile.size, "fps": profile.fps, "new_seconds": seconds}
     note = "**new_seconds** says how long the video is. Any length takes the same memory while it is made."
     return Group(f"{number} · Size and length", note, (Node("latent", "PAVDM_EmptyVideo", length),))
 
 
-def decode(profile: Profile, key: str, latent: Out, name: str, title: str | None = None) -> tuple[Node, Node]:
-    inputs = {"vae": Out("vae", "vae"), "latent": latent, "fps": profile.fps}
+def decode(
+    profile: Profile, key: str, latent: Out, name: str, title: str | None = None, clip: Mapping[str, Out] | None = None
+) -> tuple[Node, Node]:
+    inputs = {"vae": Out("vae", "vae"), "latent": latent, "fps": profile.fps, **(clip or {})}
     return (
         Node(f"{key}_decode", "PAVDM_DecodeToVideo", inputs),
         Node(
@@ -228,8 +241,15 @@ def sampled(key: str, sampler: str, title: str | None = None) -> Node:
     return Node(key, "SamplerCustomAdvanced", inputs, title)
 
 
-def one_go(profile: Profile, name: str, intro: str, beginning: Group, prompt_group: Group) -> Flow:
-    """The chain that makes a whole video in one node."""
+def one_go(
+    profile: Profile,
+    name: str,
+    intro: str,
+    beginning: Group,
+    prompt_group: Group,
+    clip: Mapping[str, Out] | None = None,
+) -> Flow:
+    """The chain that makes a whole video in one node. clip: what it goes on from, shown before it."""
     sampling = Group(
         "4 · The whole video in one go",
         "*Progressive Sampler* holds the method's settings: a window of **window_chunks** chunks at rising noise, of "
@@ -243,8 +263,9 @@ def one_go(profile: Profile, name: str, intro: str, beginning: Group, prompt_gro
     )
     end = Group(
         "5 · The video",
-        "Decoded piece by piece, straight into the file: memory stays flat.",
-        decode(profile, "video", Out("sampled", "output"), name),
+        "Decoded piece by piece, straight into the file: memory stays flat."
+        + (" Your clip's own frames come first, as they are." if clip else ""),
+        decode(profile, "video", Out("sampled", "output"), name, clip=clip),
     )
     return Flow(profile.prefix + name, intro, (loaders(profile), prompt_group, beginning, sampling, end))
 
@@ -260,6 +281,7 @@ def extend_a_clip(profile: Profile) -> Flow:
         "# Extend a clip\n\nGoes on from where your clip ends, for as long as you like.",
         clip(profile, 3),
         Group("2 · Prompt", note, (prompt(profile, "prompt", caption), guider(profile, "guider", "prompt"))),
+        clip_frames(profile),
     )
 
 

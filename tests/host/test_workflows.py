@@ -24,9 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ["extend_a_clip", "text_to_long_video", "prompt_travel", "resume_from_a_saved_state", "beside_the_baseline"]
 PIECE = 17  # frames
 CHUNK_SECONDS = PIECE / 24
+CLIP = 96  # frames of clip.mp4 at 24 fps: 120 at 29.97
 # Of the small settings below: clip + 3 pieces; 3 pieces; 2 parts of a chunk and 2 that were in the window; ...
 FRAMES = {
-    "extend_a_clip": [PIECE + 3 * PIECE],
+    "extend_a_clip": [CLIP + 3 * PIECE],
     "text_to_long_video": [3 * PIECE],
     "prompt_travel": [(1 + 1 + 2) * PIECE],
     "resume_from_a_saved_state": [(1 + 2) * PIECE],
@@ -174,7 +175,7 @@ def test_the_command_uploads_runs_and_downloads(
     done = pavdm("small.json", *sets, "--server", server.url, "--out", "made.mp4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "made.mp4\n" and "Sampler Custom Advanced" in done.stderr
-    assert len(frames_of(tmp_path / "made.mp4")) == 2 * PIECE
+    assert len(frames_of(tmp_path / "made.mp4")) == CLIP + PIECE
     again = pavdm("small.json", "--server", server.url, "--out", "made.mp4", cwd=tmp_path)
     assert again.returncode == 2 and "exists" in again.stderr
 
