@@ -1,6 +1,7 @@
 """What can be typed after `pavdm train`. Heavy imports wait until they are needed.
 
-What belongs to a task is in a module of its own (`stdit_options`); `tasks.py` lists them.
+What belongs to a task is in a module of its own (`stdit_options`, `vae_options`, `text_options`); `tasks.py` lists
+them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pavdm.errors import InputError
 from pavdm.training import tasks
+from pavdm.training.start_options import add_data_options, add_start_options
 
 if TYPE_CHECKING:
     from pavdm.training.run_options import RunOptions
@@ -37,6 +39,8 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result and errors")
     parser.add_argument("--dry-run", action="store_true", help="estimate the memory, train nothing")
     _add_run_options(parser)
+    add_start_options(parser)
+    add_data_options(parser)
     for task in tasks.TASKS.values():
         task.add_options(parser)
     parser.set_defaults(command="train")

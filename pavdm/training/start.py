@@ -70,14 +70,20 @@ def initialize(network: STDiT3, generator: torch.Generator) -> None:
             tensor.copy_(draw(name, tensor.shape))
 
 
-def read_config(path: Path) -> STDiT3Config:
-    """The shape that a config.json gives. Raises InputError if it is unreadable or gives none."""
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The object in a config.json. Raises InputError if it is unreadable or holds none."""
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not readable JSON ({error})") from error
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: expected the JSON object of a config.json, got {type(content).__name__}")
+    return content
+
+
+def read_config(path: Path) -> STDiT3Config:
+    """The shape that a config.json gives. Raises InputError if it is unreadable or gives none."""
+    content = read_json(path)
     try:
         return STDiT3Config.from_dict(content)
     except InputError as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
+from pavdm.training.start_options import data_of, open_clips
 
 if TYPE_CHECKING:
     from pavdm.models.stdit3 import STDiT3
@@ -14,22 +15,16 @@ if TYPE_CHECKING:
     from pavdm.training.memory import MemoryEstimate
     from pavdm.training.noising import Noising
     from pavdm.training.samples import Sampler
-    from pavdm.training.source import Source
     from pavdm.training.stdit_task import STDiTTask
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    network = parser.add_argument_group("stdit: where it starts, one of the first three")
-    start = network.add_mutually_exclusive_group()
-    start.add_argument("--from", dest="start", type=Path, metavar="PATH", help="a checkpoint to fine-tune")
-    start.add_argument("--config", type=Path, metavar="FILE", help="random weights, of the shape of a config.json")
-    start.add_argument("--like", choices=("tiny", "small", "xl"), help="random weights, as large as in pavdm new-model")
+    network = parser.add_argument_group("stdit: network and texts")
     network.add_argument("--lora", type=int, metavar="RANK", help="train a LoRA of this rank, with --from")
     network.add_argument("--lora-alpha", type=float, metavar="A", help="its strength is alpha / rank (default: rank)")
-
-    data = parser.add_argument_group("stdit: data")
-    data.add_argument("--data", type=Path, metavar="DIR", help="latents and texts, made by pavdm preprocess")
-    data.add_argument("--text-dropout", type=float, default=0.1, metavar="X", help="share without text (default 0.1)")
+    network.add_argument(
+        "--text-dropout", type=float, default=0.1, metavar="X", help="share without text (default 0.1)"
+    )
 
     noise = parser.add_argument_group("stdit: noise")
     noise.add_argument(
@@ -88,7 +83,7 @@ def make_task(options: argparse.Namespace) -> STDiTTask:
     network, start = starting_network(options)
     return STDiTTask(
         network,
-        open_source(options),
+        open_clips(options),
         noising_from(options),
         text_dropout=options.text_dropout,
         seed=options.seed,
@@ -129,10 +124,10 @@ def estimate_memory(options: argparse.Namespace) -> MemoryEstimate:
         checkpoint_blocks(simulated.blocks())
     latents, size, tokens = (config.in_channels, 10**9, 30, 53), (240, 426), config.model_max_length
     batch = options.batch_size
-    if options.data is not None:
+    if options.data is not None and data_of(options).is_latents:
         from pavdm.training.task import Share
 
-        clips = open_source(options).clips(Share())[0]
+        clips = open_clips(options).clips(Share())[0]
         batch, *shape = clips.latents.shape
         latents, size = (shape[0], shape[1], shape[2], shape[3]), clips.size
         tokens = max(len(embedding) for embedding in clips.embeddings)
@@ -194,15 +189,6 @@ def _lora_alpha(options: argparse.Namespace) -> float | None:
     if options.lora is None:
         return None
     return float(options.lora if options.lora_alpha is None else options.lora_alpha)
-
-
-def open_source(options: argparse.Namespace) -> Source:
-    """The clips that --data names. Raises InputError if it is no folder of them."""
-    from pavdm.training.latent_source import LatentSource
-
-    if options.data is None:
-        raise InputError("say what to train on: --data DIR, a folder that pavdm preprocess wrote")
-    return LatentSource(options.data, options.batch_size, options.seed)
 
 
 def noising_from(options: argparse.Namespace) -> Noising:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pavdm.training import stdit_options
+from pavdm.training import stdit_options, text_options, vae_options
 
 if TYPE_CHECKING:
     from pavdm.training.memory import MemoryEstimate
@@ -28,6 +28,8 @@ class TaskEntry:
 
 TASKS: Mapping[str, TaskEntry] = {
     "stdit": TaskEntry(stdit_options.add_options, stdit_options.make_task, stdit_options.estimate_memory),
+    "vae": TaskEntry(vae_options.add_options, vae_options.make_task),
+    "text-encoder": TaskEntry(text_options.add_options, text_options.make_task),
 }
 
 

@@ -2,9 +2,9 @@
 
     loss = 10 * mean (x' - x)^2 + 0.2 * mean |x' - x| + kl_weight * KL (+ 0.1 * mean (z' - z)^2, of frames' latents)
 
-Either the spatial half alone, on single frames, or both, through both posteriors. The published VAE was trained in such
-stages, too, with perceptual and adversarial losses; pictures as plain as the procedural world's do without. Squares
-lead because the colours of small shapes are large errors on few pixels.
+The spatial half alone on single frames, the temporal one behind it, or both, through both posteriors. The published VAE
+was trained in such stages, too, with perceptual and adversarial losses; pictures as plain as the procedural world's do
+without. Squares lead because the colours of small shapes are large errors on few pixels.
 Source: Rombach et al. (arXiv 2112.10752), appendix G; Open-Sora report 1.2 (docs/report_03.md).
 """
 
@@ -85,12 +85,21 @@ def _posterior(moments: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def prepare_for_training(vae: VideoVAE) -> None:
-    """From random weights to ones that learn fast: residual branches begin at zero and posteriors narrow."""
+    """From random weights to ones that learn fast: residual branches begin at zero and posteriors narrow.
+
+    What the temporal half reads and writes outside its branches begins near the place itself: several convolutions with
+    random weights all around, one behind the other, are a blur that it has to learn to undo.
+    """
     for name, weight in vae.named_parameters():
         in_spatial_branch = "resnets" in name and name.endswith("conv2.weight")
         in_temporal_branch = "res_blocks" in name and name.endswith("conv2.conv.weight")
         if in_spatial_branch or in_temporal_branch or name.endswith("to_out.0.weight"):
             weight.zero_()
+    for name, weight in vae.temporal_vae.named_parameters():
+        if weight.ndim == 5 and weight.shape[-1] == 3 and "res_blocks" not in name:
+            middle = 3 * weight[..., 1, 1]  # as much as there was
+            weight.mul_(0.1)
+            weight[..., 1, 1] = middle
     spatial: SpatialVAE = vae.spatial_vae.module
     for layer in (spatial.quant_conv, vae.temporal_vae.quant_conv.conv):
         half = layer.weight.shape[0] // 2

@@ -20,7 +20,7 @@ from pavdm.training.run_directory import step_name
 from pavdm.training.task import Share
 from pavdm.training.vae_objective import PixelBatch, VAEObjective, normalise
 
-Part = Literal["spatial", "whole"]
+Part = Literal["spatial", "temporal", "whole"]
 MEASURED_CLIPS = 64  # from which scale and shift of the latents are taken
 
 
@@ -46,15 +46,15 @@ class NoisyPixels(Dataset[PixelBatch]):
             of_frames.append(torch.randn(length, config.spatial.latent_channels, height, width, generator=generator))
             shape = (config.temporal.embed_dim, latent_frames(length, config), height, width)
             of_clips.append(torch.randn(shape, generator=generator))
-        noise = (torch.cat(of_frames), torch.stack(of_clips) if self._part == "whole" else None)
+        noise = (torch.cat(of_frames), torch.stack(of_clips) if self._part != "spatial" else None)
         return PixelBatch(pixels, tuple(sorted(chosen.tolist())), noise)
 
 
 class VAETask:
     """The task (see `pavdm.training.task.Task`).
 
-    part: "spatial" trains the image half on each frame, "whole" both halves. frames: how many of a clip's frames are
-    decoded to pixels in a step, the same for all clips of it, 0 for all.
+    part: "spatial" trains the image half on each frame, "temporal" the other half behind it, "whole" both. frames: how
+    many of a clip's frames are decoded to pixels in a step, the same for all clips of it, 0 for all.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class VAETask:
         start: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
-        if part == "spatial":
-            network.temporal_vae.requires_grad_(False)
+        network.temporal_vae.requires_grad_(part != "spatial")
+        network.spatial_vae.requires_grad_(part != "temporal")
         self.objective = VAEObjective(network, kl_weight)
         self._source, self._part, self._frames, self._seed = source, part, frames, seed
         self._start = dict(start or {})
@@ -97,7 +97,7 @@ class VAETask:
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
         """Latents are normalised anew, by the first training clips, once the whole VAE is trained."""
         vae = self._plain(weights)
-        save_vae(normalise(vae, self._first_clips()) if self._part == "whole" else vae, directory)
+        save_vae(normalise(vae, self._first_clips()) if self._part != "spatial" else vae, directory)
 
     def sample(self, directory: Path, step: int, weights: Mapping[str, Tensor]) -> None:
         """A picture: frames of the first training clips, and below each what is left of it."""
@@ -106,7 +106,7 @@ class VAETask:
         vae = self._plain(weights)
         pixels = next(iter(self._first_clips()))
         with torch.inference_mode():
-            if self._part == "whole":
+            if self._part != "spatial":
                 decoded = vae.decode(vae.encode(pixels), pixels.shape[2])
             else:
                 spatial = vae.spatial_vae.module

@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
     from pavdm.training import stdit_options
 
     torch.set_num_threads(1)
-    stdit_options.open_source = lambda options: MemorySource(batch_size=options.batch_size)
+    stdit_options.open_clips = lambda options: MemorySource(batch_size=options.batch_size)
     return cli.main(arguments)
 
 

@@ -25,7 +25,7 @@ SMALL = ["--window-chunks", "2", "--chunk", "2", "--denoise-steps", "4", "--like
 @pytest.fixture(autouse=True)
 def source(monkeypatch: pytest.MonkeyPatch) -> MemorySource:
     made = MemorySource()
-    monkeypatch.setattr(stdit_options, "open_source", lambda options: made)
+    monkeypatch.setattr(stdit_options, "open_clips", lambda options: made)
     torch.set_num_threads(1)
     return made
 

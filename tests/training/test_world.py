@@ -35,8 +35,8 @@ def distances(scene: Scene, seconds: np.ndarray) -> np.ndarray:
 def test_a_seed_keeps_its_scene_without_which_no_training_run_can_be_repeated():
     captions = [make_scene(seed).caption for seed in (0, 11, 13)]
     assert captions == [
-        "A red heart turning in place, a large orange ring quickly passing behind it and a yellow triangle slowly "
-        "floating up and down over cream dots on sand, the camera pans right, night turns to day.",
+        "A large orange ring quickly circling and a yellow triangle slowly floating up and down over a gradient from slate "
+        "to rose.",
         "A yellow cross quickly circling over a gradient from cream to sage.",
         "A large yellow heart quickly floating up and down, a green square slowly bouncing around and turning and a "
         "small purple star slowly floating up and down over charcoal hills under a lilac sky, the camera pans left.",

@@ -1,0 +1,85 @@
+"""Options that several tasks of `pavdm train` share: where weights start, and which clips are read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pavdm.data_commands import add_source_options, data_from
+from pavdm.errors import InputError
+
+if TYPE_CHECKING:
+    from pavdm.training.coding import Coder, Coding
+    from pavdm.training.pixel_source import PixelSource
+    from pavdm.training.source import Source
+    from pavdm.training.sources import Data
+
+SIZES = ("tiny", "small", "xl")
+
+
+def add_start_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("start, one of the three")
+    start = group.add_mutually_exclusive_group()
+    start.add_argument("--from", dest="start", type=Path, metavar="PATH", help="a checkpoint to go on from")
+    start.add_argument("--config", type=Path, metavar="FILE", help="random weights, of the shape of a config.json")
+    start.add_argument("--like", choices=SIZES, help="random weights, as large as in pavdm new-model")
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        metavar="SOURCE",
+        help="a folder that pavdm preprocess wrote (stdit), `world`, a .csv or .jsonl list, or a folder of clips",
+    )
+    data.add_argument("--vae", type=Path, metavar="PATH", help="stdit, clips not pre-computed: encodes them")
+    data.add_argument("--text-encoder", type=Path, metavar="DIR", help="stdit, clips not pre-computed: reads captions")
+    data.add_argument(
+        "--aesthetic", type=float, metavar="X", help="append this aesthetic score to every caption (default: none)"
+    )
+    add_source_options(parser)
+
+
+def data_of(options: argparse.Namespace) -> Data:
+    """Raises InputError without --data."""
+    if options.data is None:
+        raise InputError("say what to train on: --data SOURCE; `pavdm train --help` lists what it can be")
+    return data_from(options, options.data)
+
+
+def open_pixels(options: argparse.Namespace) -> PixelSource:
+    """Clips in pixels. Raises InputError if --data names none."""
+    from pavdm.training.sources import pixel_source
+
+    return pixel_source(data_of(options), options.batch_size, options.seed)
+
+
+def open_clips(options: argparse.Namespace) -> Source:
+    """Clips as latents and text features: pre-computed, or encoded while training by --vae and --text-encoder.
+
+    Raises InputError if --data names none, or the networks are missing that encode them.
+    """
+    from pavdm.training.coding import Coding
+    from pavdm.training.sources import clip_source
+
+    data = data_of(options)
+    if not data.is_latents and (options.vae is None or options.text_encoder is None):
+        raise InputError(
+            f"{options.data} is no folder of pre-computed clips: run pavdm preprocess first, or give --vae and "
+            "--text-encoder to encode clips while training"
+        )
+    coding = Coding(seed=options.seed, aesthetic=options.aesthetic)
+    return clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options, coding))
+
+
+def _coder(options: argparse.Namespace, coding: Coding) -> Coder:
+    import torch
+
+    from pavdm.models.checkpoint import load_vae
+    from pavdm.models.text_encoder import TextEncoder
+    from pavdm.training.coding import Networks
+
+    vae = load_vae(options.vae).requires_grad_(False).eval()
+    encoder = TextEncoder.load(options.text_encoder, "cpu", torch.float32)
+    return Networks(vae, encoder, torch.device("cpu"))

@@ -1,0 +1,73 @@
+"""Options of `pavdm train --what text-encoder`, and the task that they ask for."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pavdm.errors import InputError
+from pavdm.training.start_options import data_of
+
+if TYPE_CHECKING:
+    from pavdm.training.text_task import TextTask
+
+WORLD_CAPTIONS = 6000  # if --clips does not say how many
+SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    text = parser.add_argument_group("text-encoder")
+    text.add_argument(
+        "--vocabulary", type=int, default=512, metavar="N", help="tokens that are learned from the captions (512)"
+    )
+
+
+def make_task(options: argparse.Namespace) -> TextTask:
+    """Raises InputError for options that make no encoder, and data without captions."""
+    from pavdm import captions
+    from pavdm.training.text_task import TextTask
+
+    texts = [captions.preprocess(text, options.aesthetic) for text in _captions(options)]
+    with tempfile.TemporaryDirectory() as scratch:
+        return TextTask(
+            texts,
+            _shape(options),
+            scratch=Path(scratch),
+            vocab_size=options.vocabulary,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            source={"name": str(options.data)},
+        )
+
+
+def _captions(options: argparse.Namespace) -> list[str]:
+    from pavdm.training.clip_list import read_clip_list
+    from pavdm.training.sources import WORLD
+    from pavdm.training.world import make_scene
+
+    data = data_of(options)
+    if data.is_latents:
+        raise InputError(f"{data.name} holds pre-computed clips: the text encoder learns from captions themselves")
+    if data.name == WORLD:
+        return [make_scene(data.first_seed + i).caption for i in range(data.clips or WORLD_CAPTIONS)]
+    clips, _ = read_clip_list(data.name)
+    return [clip.text for clip in clips]
+
+
+def _shape(options: argparse.Namespace) -> dict[str, Any]:
+    from pavdm.new_model import PRESETS
+    from pavdm.training.start import read_json
+
+    if options.start is not None:
+        raise InputError("a text encoder is trained from nothing, with its own tokenizer: give --config or --like")
+    if options.config is not None:
+        config = read_json(options.config)
+        missing = [name for name in SIZES if not isinstance(config.get(name), int)]
+        if missing:
+            raise InputError(f"{options.config}: a T5 encoder's shape has whole numbers for {', '.join(missing)}")
+        return {name: config[name] for name in SIZES}
+    if options.like is None:
+        raise InputError("say what shape the encoder has: --config FILE or --like tiny, small or xl")
+    return {name: getattr(PRESETS[options.like].text_encoder, name) for name in SIZES}

@@ -1,0 +1,118 @@
+"""`pavdm train --what vae`: it learns, in its stages, and what it saves is a VAE that the loaders take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pavdm import cli
+from pavdm.models.checkpoint import load_vae
+from pavdm.models.spatial_vae import SpatialConfig
+from pavdm.models.temporal_vae import TemporalConfig
+from pavdm.models.vae import VAEConfig, VideoVAE, initialize_weights
+from pavdm.training.noising import generator_for
+from pavdm.training.pixel_source import WorldSource
+from pavdm.training.task import Share
+from pavdm.training.vae_objective import PixelBatch, VAEObjective, normalise, prepare_for_training
+from pavdm.training.vae_task import VAETask
+from pavdm.training.world_source import WorldClips
+
+CONFIG = VAEConfig(
+    spatial=SpatialConfig(latent_channels=6, block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=2),
+    temporal=TemporalConfig(
+        in_out_channels=6,
+        latent_embed_dim=5,
+        embed_dim=5,
+        filters=16,
+        num_res_blocks=1,
+        channel_multipliers=(1, 1, 1, 1),
+        num_groups=1,
+    ),
+    spatial_scaling_factor=1.0,
+    scale=(1.0,) * 5,
+    shift=(0.0,) * 5,
+)
+
+
+def young_vae() -> VideoVAE:
+    vae = VideoVAE(CONFIG)
+    initialize_weights(vae, generator_for(0))
+    prepare_for_training(vae)
+    return vae
+
+
+def world(frames: int) -> WorldSource:
+    return WorldSource(WorldClips(50, (frames,), size=(32, 48)), batch_size=2)
+
+
+def test_the_loss_is_that_of_encode_and_decode_with_the_same_noise():
+    vae = young_vae()
+    batch = VAETask(vae, world(17), frames=0).examples(Share())[3]
+    frame_noise, clip_noise = batch.noise
+    draws = iter([*frame_noise.split(CONFIG.spatial_micro_batch), clip_noise])
+    with torch.no_grad():
+        loss, logs = VAEObjective(vae)(batch)
+        decoded = vae.decode(vae.encode(batch.pixels, lambda shape: next(draws)), 17)
+    square = (decoded - batch.pixels).square().mean()
+    assert logs["psnr"] == pytest.approx(float(10 * torch.log10(4 / square)), abs=1e-3)
+    assert loss > 10 * square
+
+
+@pytest.mark.parametrize(("part", "learning"), [("spatial", "spatial_vae"), ("temporal", "temporal_vae")])
+def test_a_stage_trains_its_half_alone(part, learning):
+    task = VAETask(young_vae(), world(1 if part == "spatial" else 17), part=part, frames=3)
+    loss, _ = task.objective(task.examples(Share())[0])
+    loss.backward()
+    for name, weight in task.network.named_parameters():
+        assert (weight.grad is not None) == (name.startswith(learning))
+
+
+def test_a_step_is_the_same_however_it_is_divided():
+    task = VAETask(young_vae(), world(17), frames=4, seed=3)
+    one, two = (task.examples(Share(rank, 2))[5] for rank in (0, 1))
+    halves = [task.examples(Share(accumulation=2))[index] for index in (10, 11)]
+    for ours, theirs in zip((one, two), halves, strict=True):
+        assert torch.equal(ours.pixels, theirs.pixels) and ours.shown == theirs.shown
+        assert all(torch.equal(a, b) for a, b in zip(ours.noise, theirs.noise, strict=True))
+    assert not torch.equal(one.pixels, two.pixels) and not torch.equal(one.noise[0], two.noise[0])
+
+
+def test_latents_of_a_normalised_vae_have_mean_0_and_deviation_1_and_decode_to_the_same_pixels():
+    vae, clips = young_vae().requires_grad_(False), [world(17).pixels(Share())[i].pixels for i in range(3)]
+    normal = normalise(vae, clips)
+    with torch.no_grad():
+        latents = torch.cat([normal.encode(pixels) for pixels in clips])
+    assert torch.allclose(latents.mean((0, 2, 3, 4)), torch.zeros(5), atol=1e-4)
+    assert torch.allclose(latents.std((0, 2, 3, 4)), torch.ones(5), rtol=1e-3)
+    once, again = vae.decode(vae.encode(clips[0]), 17), normal.decode(normal.encode(clips[0]), 17)
+    assert torch.allclose(once, again, atol=1e-4)
+    assert torch.allclose(normalise(normal, clips).scale, normal.scale, rtol=1e-4)  # normalising again changes nothing
+
+
+def test_the_command_trains_in_stages_and_the_picture_gets_better(tmp_path: Path):
+    (tmp_path / "vae.json").write_text(json.dumps(CONFIG.to_dict()), "utf-8")
+    data = ["--data", "world", "--size", "32x48", "--batch-size", "4", "--workers", "0", "--cpu", "--quiet"]
+    run = ["--optimizer", "muon", "--learning-rate", "4e-3", "--warmup", "3", "--ema", "0.9"]
+
+    def train(part: str, frames: int, steps: int, start: list[str]) -> Path:
+        out = tmp_path / part
+        stage = ["--what", "vae", "--part", part, "--frames", str(frames), "--steps", str(steps), *start]
+        assert cli.main(["train", *stage, *data, *run, "--decoded-frames", "2", "--out", str(out)]) == 0
+        return next(out.glob("step-*")) / "model"
+
+    spatial = train("spatial", 1, 60, ["--config", str(tmp_path / "vae.json")])
+    whole = train("whole", 17, 6, ["--from", str(spatial)])
+    vae = load_vae(whole)
+    assert vae.config.spatial == CONFIG.spatial and len(vae.config.scale) == 5
+    pixels = WorldSource(WorldClips(8, (1,), size=(32, 48), first_seed=10**9), 8).pixels(Share())[0].pixels
+    noise = (torch.zeros(8, 6, 4, 6), None)
+
+    def psnr(vae: VideoVAE) -> float:
+        with torch.no_grad():
+            return float(VAEObjective(vae)(PixelBatch(pixels, (0,), noise))[1]["psnr"])
+
+    assert psnr(load_vae(spatial)) > psnr(young_vae()) + 3
+    assert (tmp_path / "spatial" / "samples").exists() == bool(list(tmp_path.glob("spatial/samples/*.png")))
