@@ -90,7 +90,7 @@ def test_a_recipe_file_is_read_as_typed_and_what_follows_counts(tmp_path: Path) 
     recipe = tmp_path / "recipe.txt"
     recipe.write_text("# the small one\n--like tiny  # from nothing\n\n--steps 100 --data 'a folder'\n")
     read = parser().parse_args(["train", f"@{recipe}", "--steps", "7", "--out", "run"])
-    assert (read.like, read.steps, read.data, read.out) == ("tiny", 7, Path("a folder"), Path("run"))
+    assert (read.like, read.steps, read.data, read.out) == ("tiny", 7, "a folder", Path("run"))
 
 
 def test_defaults_on_the_command_line_are_those_of_the_library() -> None:
