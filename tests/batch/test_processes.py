@@ -108,7 +108,7 @@ def test_ranks_of_torchrun_share_a_list_and_survive_the_death_of_one(models, tmp
     assert [rows[name]["status"] for name in names] == ["failed", "done", "done", "done"]
     assert rows["sample_0000"]["take"] == "1"  # not tried again by the ranks that were started anew
     assert sorted(rows[name]["take"] for name in names[1:3]) != ["1", "1"]
-    assert "sample_0000 failed: " in errors and "rank 1 on " in errors
+    assert "sample_0000 failed: " in errors  # what is shown of the ranks depends on the moment: see test_show
 
     made = {path: path.stat().st_mtime_ns for path in out.glob("*.mp4")}
     assert len(made) == 3
