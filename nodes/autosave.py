@@ -6,23 +6,20 @@ guidance, LoRA or seed begins anew and keeps a file of its own.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import folder_paths
-from torch import Tensor
 
 from pavdm.errors import InputError
 from pavdm.sampling.video_state import VideoState, load_video_state, save_video_state
 
+from .digest import digest
+
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
-PASSING = ("uuid", "sample_sigmas")  # entries of the host's that differ from run to run
 
 
 class Autosave:
@@ -88,36 +85,6 @@ def next_file(prefix: str) -> Path:
     saved_files(prefix)
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, folder_paths.get_output_directory())
     return Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
-
-
-def digest(*values: Any) -> str:
-    """64 hex digits that equal values give again in another process: numbers, texts, tensors, and what holds them."""
-    state = hashlib.sha256()
-    for value in values:
-        _add(state, value)
-    return state.hexdigest()
-
-
-def _add(state: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        data = value.detach().cpu().contiguous()
-        state.update(f"{data.dtype}{tuple(data.shape)}".encode())
-        state.update(data.float().numpy().tobytes())
-    elif isinstance(value, Mapping):
-        for key in sorted((key for key in value if key not in PASSING), key=str):
-            _add(state, str(key))
-            _add(state, value[key])
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        state.update(f"{len(value)}[".encode())
-        for item in value if isinstance(value, (list, tuple)) else sorted(value, key=str):
-            _add(state, item)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        _add(state, {field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
-    elif value is None or isinstance(value, (str, int, float, bytes)):
-        state.update(f"{type(value).__name__} {value!r};".encode())
-    else:  # a LoRA's adapter holds weights; of other objects the kind has to do
-        state.update(f"{type(value).__qualname__};".encode())
-        _add(state, getattr(value, "weights", None))
 
 
 def work_of(guider: Any) -> tuple[Any, ...]:

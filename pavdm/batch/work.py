@@ -147,12 +147,16 @@ def _make(job: Job, claim: Claim, maker: Maker, member: Member, should_stop: Cal
             return False
         except Exception as error:  # whatever one video runs into must not end the others
             logger.info("failed", exc_info=True)
-            if claim.holds:
-                reason = str(error) or type(error).__name__
-                job.work.fail({**record, "error": reason, "seconds": round(time.monotonic() - begun, 2)})
-            del error
+            reason = str(error) or type(error).__name__
+            del error  # and what it holds on the device
             gc.collect()
-            return maker.is_fit()
+            if not maker.is_fit():  # the maker broke, not the video: somebody else may have it
+                if job.work.note_loss(claim, member.run) >= MOST_LOSSES:
+                    job.work.fail({**record, "error": f"{MOST_LOSSES} times its maker broke: {reason}"})
+                return False
+            if claim.holds:
+                job.work.fail({**record, "error": reason, "seconds": round(time.monotonic() - begun, 2)})
+            return True
 
 
 def _monitor(job: Job, claim: Claim, task: str, member: Member, should_stop: Callable[[], bool]) -> Monitor:

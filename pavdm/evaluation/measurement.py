@@ -231,7 +231,8 @@ def _seam_summary(seams: list[Seam], layout: Layout, first_scored: int) -> dict[
 
 def _motion_summary(series: dict[str, Series], scored: list[Chunk], fps: float) -> dict[str, float | None]:
     motion, fast = series["motion"], series["fast_motion"]
-    static = [_nan_mean(fast[chunk.start : chunk.stop]) for chunk in scored]
+    # entry i is the step from frame i - 1: a chunk's first belongs to the seam in front of it
+    static = [_nan_mean(fast[chunk.start + 1 : chunk.stop]) for chunk in scored]
     static = [value for value in static if not math.isnan(value)]
     kept = math.nan
     if scored:

@@ -36,6 +36,12 @@ def test_a_small_thing_that_moves_keeps_a_chunk_from_being_static(still, moving)
     assert measure(still(34)).summary["static_share"] == 1
 
 
+def test_a_chunk_that_stands_still_is_static_however_far_the_picture_jumps_before_it(still):
+    chunk = still(17)
+    frames = np.concatenate([np.roll(chunk, 6 * i, axis=2) for i in range(4)])
+    assert measure(frames, chunk_frames=17).summary["static_share"] == 1
+
+
 def test_noise_alone_is_no_motion(still, noisy):
     frames = noisy(still(8, size=(240, 320)), 2.0)
     assert measure(frames, chunk_frames=4).summary["static_share"] == 1

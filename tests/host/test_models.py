@@ -217,6 +217,7 @@ def test_networks_with_eight_latent_channels_run_like_those_with_four(
 def test_a_vae_of_another_model_is_refused(other_channels: None, server: Any, workflow: Any, find: Any) -> None:
     graph = workflow("extend_a_clip", new_seconds=0.7)
     graph[find(graph, "PAVDM_LoadVAE")]["inputs"]["vae_name"] = "eight/model.safetensors"
+    graph[find(graph, "PAVDM_LoadModel")]["inputs"].pop("vae", None)
     with pytest.raises(Exception, match="the model's 4 channels"):
         server.run(graph)
     graph[find(graph, "PAVDM_LoadModel")]["inputs"]["vae"] = [find(graph, "PAVDM_LoadVAE"), 0]
