@@ -225,12 +225,14 @@ class _Run:
             self.average.update(self.options.ema_decay(step))
         asked = torch.tensor([float(should_stop())], device=accelerator.device)
         means = accelerator.reduce(torch.cat([asked, torch.stack(values).mean(0)]), "mean").tolist()
-        if not math.isfinite(means[1]):
-            raise InputError(
-                f"the loss of step {step + 1} is {means[1]}: the run has come apart. Go on from the last checkpoint "
-                "with a lower --learning-rate, in another --out"
-            )
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # every process, or none could
+        scaled = accelerator.scaler is not None  # then a gradient without end is expected at times, and skipped
+        for what, value in (("loss", means[1]), ("gradient norm", 0.0 if scaled else float(norm))):
+            if not math.isfinite(value):
+                raise InputError(
+                    f"the {what} of step {step + 1} is {value}: the run has come apart. Go on from the last checkpoint "
+                    "with a lower --learning-rate, in another --out"
+                )
         if self.log is not None:
             losses = dict(zip(names, means[1:], strict=True))
             self.log.step(step + 1, {**losses, "learning_rate": rate, "gradient_norm": float(norm)})

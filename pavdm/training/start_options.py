@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from pavdm.training.pixel_source import PixelSource
     from pavdm.training.source import Source
     from pavdm.training.sources import Data
+
+logger = logging.getLogger(__name__)
 
 SIZES = ("tiny", "small", "xl")
 
@@ -50,9 +54,16 @@ def data_of(options: argparse.Namespace) -> Data:
 
 def open_pixels(options: argparse.Namespace) -> PixelSource:
     """Clips in pixels. Raises InputError if --data names none."""
+    from pavdm.training.clip_list import write_skipped
+    from pavdm.training.latent_shards import SKIPPED
     from pavdm.training.sources import pixel_source
 
-    return pixel_source(data_of(options), options.batch_size, options.seed)
+    source = pixel_source(data_of(options), options.batch_size, options.seed)
+    if source.skipped and os.environ.get("RANK", "0") == "0":
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_skipped(options.out / SKIPPED, source.skipped)
+        logger.warning("%d files are left out: %s says why", len(source.skipped), options.out / SKIPPED)
+    return source
 
 
 def open_clips(options: argparse.Namespace) -> Source:

@@ -111,9 +111,9 @@ def prepare_for_training(vae: VideoVAE) -> None:
 def normalise(vae: VideoVAE, clips: Iterable[Tensor]) -> VideoVAE:
     """A VAE with the same weights, whose latents have mean 0 and deviation 1 per channel over `clips` (B, 3, F, H, W)
     in [-1, 1]."""
-    latents = torch.cat([vae.encode(pixels.to(next(vae.parameters()).device)).flatten(2) for pixels in clips], dim=2)
-    latents = latents * vae.scale.flatten(2) + vae.shift.flatten(2)  # as the network gives them
-    flat = latents.transpose(0, 1).flatten(1)
+    device = next(vae.parameters()).device
+    coded = (vae.encode(pixels.to(device)) * vae.scale + vae.shift for pixels in clips)  # as the network gives them
+    flat = torch.cat([latents.transpose(0, 1).flatten(1) for latents in coded], dim=1)
     shift, scale = flat.mean(dim=1), flat.std(dim=1)
     config = replace(vae.config, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()))
     result = VideoVAE(config, device="meta")

@@ -33,12 +33,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def make_task(options: argparse.Namespace) -> VAETask:
     """Raises InputError for options that contradict each other, and files that are missing or no VAE."""
+    from pavdm.training.sources import parse_bucket
     from pavdm.training.vae_task import VAETask
+    from pavdm.training.world_source import PIECE_FRAMES
 
     if options.decoded_frames < 0 or options.kl_weight < 0:
         raise InputError("--decoded-frames and --kl-weight must be at least 0")
-    if options.frames[1] > 17:
-        raise InputError(f"the VAE codes 17 frames at a time: give --frames 1 to 17, got {options.frames[1]}")
+    longest = max([parse_bucket(text, 1).num_frames for text in options.bucket] or options.frames)
+    if longest > PIECE_FRAMES:
+        raise InputError(f"the VAE codes 17 frames at a time: give --frames or --bucket with 1 to 17, got {longest}")
     network, start = starting_vae(options)
     return VAETask(
         network,

@@ -211,6 +211,14 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(tmp_path: Path) 
     assert not list(tmp_path.glob("step-*"))
 
 
+def test_a_gradient_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path):
+    task = ToyTask()
+    task.network[0].bias.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(InputError, match="gradient norm of step 1 is nan"):
+        train(task, OPTIONS, tmp_path / "run", quiet=True)
+    assert not list((tmp_path / "run").glob("step-*"))
+
+
 def test_tensorboard_shows_the_losses(unbroken: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

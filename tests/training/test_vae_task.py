@@ -99,7 +99,19 @@ def test_the_command_trains_in_stages_and_the_picture_gets_better(tmp_path: Path
 
     def train(part: str, frames: int, steps: int, start: list[str]) -> Path:
         out = tmp_path / part
-        stage = ["--what", "vae", "--part", part, "--frames", str(frames), "--steps", str(steps), *start]
+        stage = [
+            "--what",
+            "vae",
+            "--part",
+            part,
+            "--frames",
+            str(frames),
+            "--steps",
+            str(steps),
+            *start,
+            "--sample-every",
+            "30",
+        ]
         assert cli.main(["train", *stage, *data, *run, "--decoded-frames", "2", "--out", str(out)]) == 0
         return next(out.glob("step-*")) / "model"
 
@@ -115,4 +127,34 @@ def test_the_command_trains_in_stages_and_the_picture_gets_better(tmp_path: Path
             return float(VAEObjective(vae)(PixelBatch(pixels, (0,), noise))[1]["psnr"])
 
     assert psnr(load_vae(spatial)) > psnr(young_vae()) + 3
-    assert (tmp_path / "spatial" / "samples").exists() == bool(list(tmp_path.glob("spatial/samples/*.png")))
+    assert list(tmp_path.glob("spatial/samples/step-000060.png"))
+
+
+def test_clips_of_several_sizes_are_normalised_together():
+    vae = young_vae().requires_grad_(False)
+    sizes = [(2, 32, 48), (3, 48, 32), (1, 32, 32)]
+    clips = [torch.rand(count, 3, 17, *size, generator=generator_for(count)) * 2 - 1 for count, *size in sizes]
+    normal = normalise(vae, clips)
+    flat = torch.cat([normal.encode(pixels).transpose(0, 1).flatten(1) for pixels in clips], dim=1)
+    assert torch.allclose(flat.mean(1), torch.zeros(5), atol=1e-4) and torch.allclose(
+        flat.std(1), torch.ones(5), rtol=1e-3
+    )
+
+
+def test_files_that_are_left_out_are_listed_in_the_run_and_long_buckets_are_refused(tmp_path: Path, capsys):
+    from PIL import Image
+
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for number in range(2):
+        Image.new("RGB", (48, 32), (40 * number, 90, 200)).save(clips / f"{number}.png")
+        (clips / f"{number}.txt").write_text("a colour", "utf-8")
+    (clips / "broken.png").write_text("no picture", "utf-8")
+    (clips / "broken.txt").write_text("nothing", "utf-8")
+    out = tmp_path / "run"
+    command = ["train", "--what", "vae", "--like", "tiny", "--data", str(clips), "--out", str(out), "--steps", "1"]
+    command += ["--part", "spatial", "--batch-size", "2", "--workers", "0", "--cpu", "--quiet", "--warmup", "0"]
+    assert cli.main([*command, "--bucket", "32x48:1"]) == 0
+    assert "broken.png" in (out / "skipped.csv").read_text("utf-8")
+    assert cli.main([*command, "--bucket", "32x48:34"]) == 2
+    assert "1 to 17, got 34" in capsys.readouterr().err
