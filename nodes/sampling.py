@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -134,7 +135,7 @@ class Job:
         return size_of_latents(*self.noise.shape[-2:])
 
 
-class WholeVideoSampler(comfy.samplers.Sampler):
+class WholeVideoSampler(comfy.samplers.Sampler, ABC):
     """A host's sampler that gets noise and latents of the whole video and gives the whole video's latents.
 
     The host's sigmas have to be the node's own: they say how many steps a frame takes, and nothing else.
@@ -142,8 +143,9 @@ class WholeVideoSampler(comfy.samplers.Sampler):
 
     steps: int
 
+    @abstractmethod
     def make(self, job: Job) -> Tensor:
-        raise NotImplementedError
+        """The whole video's latents, (B, C, T, H, W)."""
 
     def sample(
         self,

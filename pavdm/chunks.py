@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ def replacement_chunks(
         before=before,
         on_step=on_step,
     )
-    for number, latents in zip(range(state.next_chunk, run.num_chunks), clips, strict=False):
+    for number, latents in enumerate(islice(clips, run.num_chunks - state.next_chunk), state.next_chunk):
         known = latents if before is None else torch.cat([before, latents], dim=2)
         before = known[:, :, -loop.condition_latents :]
         state = replace(state, call=state.call + loop.steps, clean=before)

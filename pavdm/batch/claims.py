@@ -1,10 +1,11 @@
 """Who makes which video: claims in the shared folder, so that work is handed out as processes get free.
 
-    DIR/sample_0003.mp4                   the finished video
-    DIR/work/sample_0003/item.json        what it is made from: a later batch must agree with it
-                         claim-0001       who makes it; claim-0002 is whoever took over from a dead process
-                         state/           the engine's state: the window and the chunks so far
-                         done.json, failed.json
+    sample_0003.mp4      the finished video
+    work, sample_0003    a folder for each video:
+        item.json        what it is made from: a later batch must agree with it
+        claim-0001       who makes it; claim-0002 is whoever took over from a dead process
+        state            the engine's state: the window and the chunks so far
+        done.json, failed.json
 
 Of claims only the one with the highest number counts, and a file of a name can be made once: so one process at most
 gets it, and a process that was only asleep sees that it has lost it. A claim is free to be taken over when its file

@@ -46,9 +46,7 @@ class TimeAxis:
 
     def marks(self) -> str:
         total = self.num_frames / self.fps
-        step = next(
-            s for s in (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, math.inf) if total / s <= 6
-        )
+        step = next(s for s in (*_TIME_STEPS, math.inf) if total / s <= _MOST_MARKS)
         times = [0.0] if step == math.inf else [i * step for i in range(int(total / step + 1e-9) + 1)]
         spans = "".join(f'<span style="left:{100 * t / total:.2f}%">{seconds(t)}</span>' for t in times)
         return f'<div class="x" aria-hidden="true">{spans}</div>'
