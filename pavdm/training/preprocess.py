@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from pavdm.errors import InputError
 from pavdm.models.write import write_json
@@ -31,6 +31,7 @@ from pavdm.training.latent_shards import (
     write_index,
     write_shard,
 )
+from pavdm.training.loading import items
 from pavdm.training.raw_clip import RawClip, RawClips
 
 logger = logging.getLogger(__name__)
@@ -191,19 +192,7 @@ class _Readable(Dataset[RawClip | Skipped]):
 
 def _read(clips: RawClips, numbers: Sequence[int], workers: int) -> Iterator[RawClip | Skipped]:
     """Clips in this order, read by worker processes if there are any."""
-    loader: DataLoader[Any] = DataLoader(
-        _Readable(clips),
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        generator=torch.Generator(),  # the global one stays as it is
-    )
-    return iter(loader)
-
-
-def _as_it_is(clip: Any) -> Any:
-    return clip
+    return items(_Readable(clips), numbers, workers)
 
 
 def _path(folder: Path, number: int) -> Path:

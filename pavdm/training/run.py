@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
@@ -25,11 +24,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader
 
 from pavdm.errors import InputError
 from pavdm.training.ema import WeightAverage
 from pavdm.training.full_state import AVERAGE, gathered, part, restore, weights_in_full
+from pavdm.training.loading import items
 from pavdm.training.muon import Muon
 from pavdm.training.run_directory import Progress, RunDirectory, check_settings
 from pavdm.training.run_log import RunLog
@@ -190,16 +189,7 @@ class _Run:
 
     def _batches(self) -> Iterator[Any]:
         first, end = (step * self.options.accumulation for step in (self.done, self.options.steps))
-        loader: DataLoader[Any] = DataLoader(
-            self.task.examples(self.share),
-            batch_size=None,
-            sampler=range(first, end),
-            num_workers=self.options.workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals_to_the_main_process,
-            generator=torch.Generator().manual_seed(0),  # draws the workers' seeds; examples do not depend on it
-        )
-        return iter(loader)
+        return items(self.task.examples(self.share), range(first, end), self.options.workers)
 
     def _step(self, step: int, batches: Iterator[Any], should_stop: Callable[[], bool]) -> bool:
         """One optimizer step; whether any process was asked to stop."""
@@ -299,13 +289,3 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
         model = accelerator.prepare(objective)
         prepared = accelerator.prepare(optimizer(model))
     return model, prepared
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal: examples go on being made until the main process has stopped."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

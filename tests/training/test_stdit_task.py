@@ -183,6 +183,25 @@ def test_a_sample_is_a_video_of_the_clip_and_the_chunks_after_it(tmp_path: Path,
         )
 
 
+@pytest.mark.parametrize(
+    "schedule",
+    [SCHEDULE, Schedule(2, 2, 4, overlap=False), Schedule(2, 2, 4, variable_length=False)],
+    ids=["as published", "no clean chunk", "full windows"],
+)
+def test_a_sample_of_a_picture_is_made_from_its_caption_alone(tmp_path: Path, schedule: Schedule) -> None:
+    from pavdm.video_reader import probe
+
+    picture = replace(MemorySource(latents=1)[0], fps=120.0)
+    sampler = Sampler(schedule, num_chunks=2, guidance_scale=2.0)
+    sampler.sample(network(), picture, tmp_path, 12)
+    assert probe(tmp_path / "step-000012.mp4").fps == pytest.approx(24 / 3.4, rel=0.01)
+    latents = sampler.latents(network(), picture)
+    assert latents.shape[2] == 4 and latents.isfinite().all()
+    other = replace(picture, latents=picture.latents + 1)
+    assert torch.equal(sampler.latents(network(), other), latents)
+    assert not torch.equal(sampler.latents(network(), replace(picture, embeddings=(torch.ones(3, WIDTH),))), latents)
+
+
 def test_batches_keep_their_timesteps_where_the_network_looks_at_them() -> None:
     batch = STDiTTask(network(), MemorySource(), WINDOWS).examples(Share())[0].to("meta")
     assert isinstance(batch.noised, Noised)
