@@ -206,22 +206,25 @@ def _run_cut(options: argparse.Namespace) -> int:
 
 
 def _run_train(options: argparse.Namespace) -> int:
-    from pavdm.training.options import run_options
-    from pavdm.training.run import RunInterrupted, check_installed, train
-    from pavdm.training.tasks import estimate_memory, make_task
+    from pavdm.training.options import plan_from, run_options
+    from pavdm.training.run_options import check_installed
 
     run = run_options(options)
     check_installed()
+    plan = plan_from(options)
     main_process = os.environ.get("RANK", "0") == "0"
-    if main_process and (options.dry_run or not options.quiet) and (estimate := estimate_memory(options)):
-        print(
-            "memory of one process:", *estimate.lines(), sep="\n  ", file=sys.stdout if options.dry_run else sys.stderr
-        )
+    if main_process and (options.dry_run or not options.quiet):
+        lines = ["memory of one process:", *plan.estimate().lines()] if plan.estimate else []
+        print(*lines, sep="\n  ", file=sys.stdout if options.dry_run else sys.stderr)
     if options.dry_run:
+        print("options and data are fit to train with; nothing was trained or written")
         return 0
+
+    from pavdm.training.run import RunInterrupted, train
+
     with _asked_to_stop("this step") as should_stop:
         try:
-            checkpoint = train(make_task(options), run, options.out, should_stop=should_stop, quiet=options.quiet)
+            checkpoint = train(plan.make(), run, options.out, should_stop=should_stop, quiet=options.quiet)
         except RunInterrupted as stopped:
             if main_process:
                 kept = f"{stopped}; the same command goes on from {stopped.checkpoint}"

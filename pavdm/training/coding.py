@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
@@ -13,12 +13,12 @@ from torch.utils.data import Dataset
 from pavdm import captions
 from pavdm.errors import InputError
 from pavdm.models.text_encoder import TextEncoder
-from pavdm.models.vae import Noise, VideoVAE
+from pavdm.models.vae import Noise, VideoVAE, latent_frames
 from pavdm.sampling.progressive import posterior_noise
 from pavdm.training.dataset import Batch
 from pavdm.training.pixel_source import PixelSource
 from pavdm.training.source import Clips
-from pavdm.training.task import Share
+from pavdm.training.task import Extent, Share, largest_batch
 
 Posterior = Literal["sample", "mode"]
 SMALL_CLIP = 2**22  # numbers in its pixels: 187 frames of 64x96 are small
@@ -32,6 +32,10 @@ class Coder(Protocol):
 
     @property
     def text_width(self) -> int: ...
+
+    def latent_shape(self, num_frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(C, T, h, w) of the latents of a clip of this length and (height, width)."""
+        ...
 
     def latents(self, pixels: Tensor, noise_name: str | None) -> Tensor:
         """(1, 3, F, H, W) in [-1, 1] -> (C, T, h, w) fp32 on the CPU; the posterior's mode without a name for noise."""
@@ -57,6 +61,11 @@ class Networks:
     @property
     def text_width(self) -> int:
         return self.text_encoder.d_model
+
+    def latent_shape(self, num_frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        config = self.vae.config
+        height, width = (side // config.spatial.factor for side in size)
+        return self.channels, latent_frames(num_frames, config), height, width
 
     @torch.no_grad()
     def latents(self, pixels: Tensor, noise_name: str | None) -> Tensor:
@@ -143,21 +152,29 @@ class EncodedSource:
     def text_width(self) -> int:
         return self.coder.text_width
 
+    def extents(self) -> Sequence[Extent]:
+        return [
+            Extent(each.batch_size, self.coder.latent_shape(each.shape[1], each.size), each.size)
+            for each in self.source.extents()
+        ]
+
     def clips(self, share: Share) -> Dataset[Clips]:
         """Raises InputError if there are too few clips for one step."""
-        return _Encoded(self.source.pixels(share), self.coder, self.coding, share)
+        largest = largest_batch(self.source.extents())
+        return _Encoded(self.source.pixels(share), self.coder, self.coding, share, largest)
 
     def settings(self) -> Mapping[str, Any]:
         return {**self.source.settings(), **self.coding.settings()}
 
 
 class _Encoded(Dataset[Clips]):
-    def __init__(self, batches: Dataset[Batch], coder: Coder, coding: Coding, share: Share) -> None:
-        self._batches, self._coder, self._coding, self._share = batches, coder, coding, share
+    def __init__(self, batches: Dataset[Batch], coder: Coder, coding: Coding, share: Share, largest: int) -> None:
+        self._batches, self._coder, self._coding = batches, coder, coding
+        self._share, self._largest = share, largest
 
     def __getitem__(self, index: int) -> Clips:
         batch = self._batches[index]
-        numbers = self._share.examples(index, len(batch.pixels))
+        numbers = self._share.examples(index, len(batch.pixels), self._largest)
         names = [self._coding.noise_name(number) for number in numbers]
         latents = [self._coder.latents(pixels[None], name) for pixels, name in zip(batch.pixels, names, strict=True)]
         embeddings = tuple(self._coder.embedding(self._coding.caption(text)) for text in batch.texts)

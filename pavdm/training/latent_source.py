@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pavdm.errors import InputError
 from pavdm.training.latent_shards import ShardFolder
 from pavdm.training.order import EndlessOrder, Order, epoch_order, never_used
 from pavdm.training.source import Clips
-from pavdm.training.task import Share
+from pavdm.training.task import Extent, Share
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,6 @@ class LatentSource:
         if not self.shards.clips:
             raise InputError(f"{folder} holds no clip: all were skipped, see its skipped.csv")
 
-    def __len__(self) -> int:
-        """Clips."""
-        return len(self.shards)
-
     @property
     def channels(self) -> int:
         """Of the latents."""
@@ -46,6 +42,10 @@ class LatentSource:
     def text_width(self) -> int:
         """Of the embeddings."""
         return self.shards.embeddings(0)[0].shape[1]
+
+    def extents(self) -> Sequence[Extent]:
+        forms = sorted({(clip.latents, clip.size) for _, clip in self.shards.clips})
+        return [Extent(self.batch_size, latents, size) for latents, size in forms]
 
     def clips(self, share: Share) -> Dataset[Clips]:
         """Raises InputError if there are too few clips for one step."""

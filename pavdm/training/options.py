@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 from pavdm.errors import InputError
 from pavdm.training import tasks
 from pavdm.training.start_options import add_data_options, add_start_options
+from pavdm.training.unused import refuse_unused
 
 if TYPE_CHECKING:
     from pavdm.training.run_options import RunOptions
+    from pavdm.training.task import Plan
 
 EPILOG = """\
 Several processes, on CPUs, too: accelerate launch --multi_gpu --num_processes 8 -m pavdm train ... (accelerate's own
@@ -34,17 +36,32 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
         fromfile_prefix_chars="@",
     )
     parser.convert_arg_line_to_args = _words  # type: ignore[method-assign]
+    _add_options(parser)
+    parser.set_defaults(command="train")
+
+
+def plan_from(options: argparse.Namespace) -> Plan:
+    """The training that was asked for, its options and data found fit. Raises InputError if they are not."""
+    everything = argparse.ArgumentParser(add_help=False)
+    _add_options(everything)
+    defaults = vars(everything.parse_args(["--out", "", "--steps", "1"]))
+    refuse_unused(options, defaults, tasks.owners())
+    if options.seed < 0:
+        raise InputError(f"--seed must be at least 0: got {options.seed}")
+    return tasks.TASKS[options.what].plan(options)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--what", choices=tuple(tasks.TASKS), default="stdit", help="the network (default stdit)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the run's folder: checkpoints, logs")
     parser.add_argument("--seed", type=int, default=42, help="decides all that chance decides (default 42)")
     parser.add_argument("--quiet", action="store_true", help="no progress, only the result and errors")
-    parser.add_argument("--dry-run", action="store_true", help="estimate the memory, train nothing")
+    parser.add_argument("--dry-run", action="store_true", help="check options and data, estimate the memory, stop")
     _add_run_options(parser)
     add_start_options(parser)
     add_data_options(parser)
     for task in tasks.TASKS.values():
         task.add_options(parser)
-    parser.set_defaults(command="train")
 
 
 def _words(arg_line: str) -> list[str]:
@@ -72,7 +89,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--betas", type=float, nargs=2, default=(0.9, 0.999), metavar="X", help="AdamW's (default 0.9 0.999)"
     )
-    run.add_argument("--epsilon", type=float, default=1e-15, metavar="X", help="AdamW's (default 1e-15)")
+    run.add_argument("--epsilon", type=float, default=1e-15, metavar="X", help="AdamW's, above 0 (default 1e-15)")
     run.add_argument("--weight-decay", type=float, default=0.0, metavar="X", help="AdamW's (default 0)")
     run.add_argument("--precision", choices=("no", "bf16", "fp16"), help="mixed precision (default: as launched)")
     run.add_argument("--checkpointing", action="store_true", help="compute activations twice, to save memory")

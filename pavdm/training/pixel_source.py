@@ -17,7 +17,7 @@ from pavdm.training.clip_list import CaptionedClip, Skipped, read_clip_list
 from pavdm.training.dataset import Batch, Bucket, ClipDataset, Sample, collate
 from pavdm.training.order import EndlessOrder, never_used, uniform
 from pavdm.training.raw_clip import RawClip
-from pavdm.training.task import Share
+from pavdm.training.task import Extent, Share
 from pavdm.training.world_source import WorldClips, world_clip
 from pavdm.video_reader import frame_rate
 
@@ -32,6 +32,10 @@ class PixelSource(Protocol):
 
     @property
     def skipped(self) -> Sequence[Skipped]: ...
+
+    def extents(self) -> Sequence[Extent]:
+        """Every form of a batch that occurs."""
+        ...
 
     def pixels(self, share: Share) -> Dataset[Batch]:
         """Map-style data set: item m is the batch of micro-step m (see `Share`) for one process.
@@ -61,6 +65,10 @@ class FileSource:
         clips, uncaptioned = read_clip_list(source)
         self.dataset, unusable = ClipDataset.survey(clips, buckets, fps)
         self.skipped: Sequence[Skipped] = (*uncaptioned, *unusable)
+
+    def extents(self) -> Sequence[Extent]:
+        keys = sorted({entry.key for entry in self.dataset.entries})
+        return [Extent(batch_size, (3, num_frames, *size), size) for size, num_frames, batch_size in keys]
 
     def pixels(self, share: Share) -> Dataset[Batch]:
         """Raises InputError if there are too few clips for one step."""
@@ -148,6 +156,10 @@ class WorldSource:
         self.clips = clips
         self.batch_size = batch_size
         self.seed = seed
+
+    def extents(self) -> Sequence[Extent]:
+        size = self.clips.size
+        return [Extent(self.batch_size, (3, length, *size), size) for length in self.clips.lengths]
 
     def pixels(self, share: Share) -> Dataset[Batch]:
         return _WorldBatches(self.clips, self.batch_size, self.seed, share)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,7 @@ from pavdm.training.loading import items
 from pavdm.training.muon import Muon
 from pavdm.training.run_directory import Progress, RunDirectory, check_settings
 from pavdm.training.run_log import RunLog
-from pavdm.training.run_options import RunOptions
+from pavdm.training.run_options import RunOptions, check_installed
 from pavdm.training.task import Share, Task
 
 if TYPE_CHECKING:
@@ -90,16 +89,6 @@ def train(
         accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps it for the life of the process
         GradientState._reset_state()
-
-
-def check_installed() -> None:
-    """Raise InputError if a package that only training needs is missing."""
-    for name in ("accelerate", "tensorboard"):
-        if find_spec(name) is None:
-            raise InputError(
-                f"training needs the package {name}, which is not installed: pip install 'pavdm[train]', or in a clone "
-                "of the repository pip install -e '.[train]'"
-            )
 
 
 def _check_launch(environment: Mapping[str, str]) -> None:

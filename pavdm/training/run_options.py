@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any, Literal
+
+from packaging.version import Version
 
 from pavdm.errors import InputError
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Decay = Literal["constant", "cosine"]
 Optimizer = Literal["adamw", "muon"]
+
+OLDEST_TORCH = Version("2.6")
+
+
+def check_installed() -> None:
+    """Raise InputError if a package that only training needs is missing, or too old a torch is there."""
+    how = "pip install 'pavdm[train]', or in a clone of the repository pip install -e '.[train]'"
+    for name in ("accelerate", "tensorboard"):
+        if find_spec(name) is None:
+            raise InputError(f"training needs the package {name}, which is not installed: {how}")
+    if Version(version("torch")) < OLDEST_TORCH:  # the first with FSDP 2 in public
+        raise InputError(f"training needs torch {OLDEST_TORCH} or newer, and {version('torch')} is installed: {how}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +77,8 @@ class RunOptions:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise InputError(f"{name} must be a number of at least 0: got {value}")
+        if self.epsilon == 0:  # where a gradient was always 0, a step would be 0 / 0
+            raise InputError("epsilon must be above 0, such as 1e-15: got 0")
         for name, value in (("ema", self.ema), ("betas", self.betas[0]), ("betas", self.betas[1])):
             if not 0 <= value < 1:
                 raise InputError(f"{name} must lie in 0..1, below 1: got {value}")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from pavdm.training.task import Share
+from pavdm.training.task import Extent, Share
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +39,10 @@ class Source(Protocol):
 
     @property
     def text_width(self) -> int: ...
+
+    def extents(self) -> Sequence[Extent]:
+        """Every form of a batch that occurs."""
+        ...
 
     def clips(self, share: Share) -> Dataset[Clips]:
         """Map-style data set: item m is the batch of micro-step m (see `Share`) for one process.

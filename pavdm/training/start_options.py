@@ -45,6 +45,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     add_source_options(parser)
 
 
+def precision_of(options: argparse.Namespace) -> str:
+    """As typed, else as accelerate was launched."""
+    return options.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
 def data_of(options: argparse.Namespace) -> Data:
     """Raises InputError without --data."""
     if options.data is None:

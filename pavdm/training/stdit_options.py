@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
-from pavdm.training.start_options import data_of, open_clips
+from pavdm.training.start_options import open_clips, precision_of
 
 if TYPE_CHECKING:
     from pavdm.models.stdit3 import STDiT3, STDiT3Config
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pavdm.training.samples import Sampler
     from pavdm.training.source import Source
     from pavdm.training.stdit_task import STDiTTask
+    from pavdm.training.task import Plan
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -75,44 +77,66 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     sample.add_argument("--sample-guidance", type=float, default=7.0, metavar="X", help="default 7")
 
 
-def make_task(options: argparse.Namespace) -> STDiTTask:
-    """Raises InputError for options that contradict each other, and files that are missing or no networks."""
+def plan(options: argparse.Namespace) -> Plan:
+    """Raises InputError for options that contradict each other, data that the network does not read, and files that
+    are missing or no networks. A dry run needs no data: its estimate is then that of a 240p clip of 102 frames."""
     from pavdm.training.stdit_task import STDiTTask
+    from pavdm.training.task import Plan
 
     if not 0 <= options.text_dropout <= 1:
         raise InputError(f"--text-dropout must lie in 0..1: got {options.text_dropout}")
-    network, start = starting_network(options)
-    return STDiTTask(
-        network,
-        _fitting_clips(options, network.config),
-        noising_from(options),
-        text_dropout=options.text_dropout,
-        seed=options.seed,
-        lora_alpha=_lora_alpha(options),
-        start=start,
-        sampler=_sampler(options),
-    )
+    if options.lora is None and options.lora_alpha is not None:
+        raise InputError("--lora-alpha belongs to a LoRA: add --lora RANK, or leave it out")
+    if options.lora is not None and options.start is None and not options.dry_run:
+        raise InputError("a LoRA changes a trained network: say which with --from PATH")
+    config, noising, sampler = _config(options), noising_from(options), _sampler(options)
+    source = None if options.dry_run and options.data is None else _fitting_clips(options, config)
+
+    def make() -> STDiTTask:
+        assert source is not None
+        network, start = _starting_network(options)
+        return STDiTTask(
+            network,
+            source,
+            noising,
+            text_dropout=options.text_dropout,
+            seed=options.seed,
+            lora_alpha=_lora_alpha(options),
+            start=start,
+            sampler=sampler,
+        )
+
+    return Plan(make, lambda: _estimate(options, config, source))
 
 
-def estimate_memory(options: argparse.Namespace) -> MemoryEstimate:
-    """What a step takes at most: with the full window of the first clip of --data, or of a 240p clip without --data."""
+def _config(options: argparse.Namespace) -> STDiT3Config:
+    from pavdm.models.checkpoint import stdit3_config
+    from pavdm.models.weights import Weights
+    from pavdm.training.start import preset_config, read_config
+
+    if options.start is not None:
+        return stdit3_config(Weights(options.start))
+    if options.config is not None:
+        return read_config(options.config)
+    if options.like is not None:
+        return preset_config(options.like)
+    raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")
+
+
+def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source | None) -> MemoryEstimate:
+    """What a step takes at most: with the full window of the largest batch that `source` gives, and texts as long as
+    the network reads them."""
     import torch
 
-    from pavdm.models.checkpoint import stdit3_config
     from pavdm.models.stdit3 import STDiT3
-    from pavdm.models.weights import Weights
     from pavdm.training.lora import add_lora
     from pavdm.training.memory import attention_without_matrix, estimate, peak_bytes
     from pavdm.training.run import checkpoint_blocks
-    from pavdm.training.start import preset_config, read_config
     from pavdm.training.stdit_task import STDiTObjective, stand_in
+    from pavdm.training.task import Extent
 
-    if options.start is not None:
-        config = stdit3_config(Weights(options.start))
-    else:
-        config = read_config(options.config) if options.config else preset_config(options.like or "xl")
     alpha = _lora_alpha(options)
-    frozen = torch.bfloat16 if alpha is not None and options.precision == "bf16" else torch.float32
+    frozen = torch.bfloat16 if _half_frozen(options) else torch.float32
 
     def network(dtype: torch.dtype) -> STDiT3:
         network = STDiT3(config, device="meta", dtype=dtype, attention=attention_without_matrix)
@@ -123,25 +147,30 @@ def estimate_memory(options: argparse.Namespace) -> MemoryEstimate:
     simulated = network(torch.float32)
     if options.checkpointing:
         checkpoint_blocks(simulated.blocks())
-    latents, size, tokens = (config.in_channels, 10**9, 30, 53), (240, 426), config.model_max_length
-    batch = options.batch_size
-    if options.data is not None and data_of(options).is_latents:
-        from pavdm.training.task import Share
+    longest = 10**9 if options.objective == "whole-clip" else schedule_from(options).window_latents
+    extents = [Extent(options.batch_size, (config.in_channels, 30, 30, 53), (240, 426))]
+    if source is not None:
+        extents = list(source.extents())
 
-        clips = _fitting_clips(options, config).clips(Share())[0]
-        batch, *shape = clips.latents.shape
-        latents, size = (shape[0], shape[1], shape[2], shape[3]), clips.size
-        tokens = max(len(embedding) for embedding in clips.embeddings)
-    window = latents[1] if options.objective == "whole-clip" else min(latents[1], schedule_from(options).window_latents)
-    example = stand_in((batch, latents[0], window, *latents[2:]), tokens, config.caption_channels, size)
+    def shown(extent: Extent) -> tuple[int, ...]:
+        channels, latents, height, width = extent.shape
+        return extent.batch_size, channels, min(latents, longest), height, width
+
+    largest = max(extents, key=lambda extent: math.prod(shown(extent)))
+    example = stand_in(shown(largest), config.model_max_length, config.caption_channels, largest.size)
     objective = STDiTObjective(simulated)
 
     def step() -> None:
         for _ in range(min(2, options.accumulation)):  # from the second batch on, gradients are there all the time
             objective(example)[0].backward()
 
-    mixed = options.precision in ("bf16", "fp16")
+    mixed = precision_of(options) in ("bf16", "fp16")
     return estimate(network(frozen), peak_bytes(step), ema=options.ema > 0, mixed=mixed)
+
+
+def _half_frozen(options: argparse.Namespace) -> bool:
+    """Frozen weights need no more than they are used in."""
+    return options.lora is not None and precision_of(options) == "bf16"
 
 
 def _fitting_clips(options: argparse.Namespace, config: STDiT3Config) -> Source:
@@ -171,29 +200,18 @@ def schedule_from(options: argparse.Namespace) -> Schedule:
     )
 
 
-def starting_network(options: argparse.Namespace) -> tuple[STDiT3, dict[str, Any]]:
+def _starting_network(options: argparse.Namespace) -> tuple[STDiT3, dict[str, Any]]:
     """The network to train, and what identifies it."""
     import torch
 
     from pavdm.training.lora import add_lora
     from pavdm.training.noising import generator_for
-    from pavdm.training.start import from_checkpoint, from_scratch, preset_config, read_config
+    from pavdm.training.start import from_checkpoint, from_scratch
 
-    if options.lora is None and options.lora_alpha is not None:
-        raise InputError("--lora-alpha belongs to a LoRA: add --lora RANK, or leave it out")
     if options.start is not None:
-        half = (
-            options.lora is not None and options.precision == "bf16"
-        )  # frozen weights need no more than they are used in
-        network, start = from_checkpoint(options.start, torch.bfloat16 if half else torch.float32)
-    elif options.lora is not None:
-        raise InputError("a LoRA changes a trained network: say which with --from PATH")
-    elif options.config is not None:
-        network, start = from_scratch(read_config(options.config), options.seed)
-    elif options.like is not None:
-        network, start = from_scratch(preset_config(options.like), options.seed)
+        network, start = from_checkpoint(options.start, torch.bfloat16 if _half_frozen(options) else torch.float32)
     else:
-        raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")
+        network, start = from_scratch(_config(options), options.seed)
     alpha = _lora_alpha(options)
     if alpha is not None:
         add_lora(network, options.lora, alpha, generator_for(options.seed, "lora"))

@@ -18,7 +18,7 @@ from pavdm.training.noising import Noising, generator_for
 from pavdm.training.objective import Noised, TrainedVelocity, dropped_texts
 from pavdm.training.samples import Sampler
 from pavdm.training.source import Clips, Source
-from pavdm.training.task import Share
+from pavdm.training.task import Share, largest_batch
 
 LORA_FILE = "lora.safetensors"
 
@@ -55,13 +55,15 @@ def stand_in(shape: tuple[int, ...], num_tokens: int, text_width: int, size: tup
 class NoisedExamples(Dataset[NoisedClips]):
     """Item m: the batch of micro-step m, noised, with some of its texts dropped."""
 
-    def __init__(self, clips: Dataset[Clips], noising: Noising, share: Share, seed: int, text_dropout: float) -> None:
-        self.clips, self.noising, self.share = clips, noising, share
+    def __init__(
+        self, clips: Dataset[Clips], noising: Noising, share: Share, largest: int, seed: int, text_dropout: float
+    ) -> None:
+        self.clips, self.noising, self.share, self.largest = clips, noising, share, largest
         self.seed, self.text_dropout = seed, text_dropout
 
     def __getitem__(self, index: int) -> NoisedClips:
         clips = self.clips[index]
-        numbers = self.share.examples(index, len(clips.latents))
+        numbers = self.share.examples(index, len(clips.latents), self.largest)
         step = self.share.step(index)
         noised = self.noising(clips, self.seed, step, numbers)
         texts = None if clips.texts is None else clips.texts[:, self.noising.frames(clips, self.seed, step)]
@@ -109,7 +111,8 @@ class STDiTTask:
         self._start = dict(start or {})
 
     def examples(self, share: Share) -> Dataset[NoisedClips]:
-        return NoisedExamples(self._source.clips(share), self._noising, share, self._seed, self._text_dropout)
+        largest = largest_batch(self._source.extents())
+        return NoisedExamples(self._source.clips(share), self._noising, share, largest, self._seed, self._text_dropout)
 
     def settings(self) -> dict[str, Any]:
         return {

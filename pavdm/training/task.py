@@ -7,13 +7,16 @@ order of a run nor its resumption needs the state of a random generator.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
+
+if TYPE_CHECKING:
+    from pavdm.training.memory import MemoryEstimate
 
 
 @dataclass(frozen=True)
@@ -31,14 +34,31 @@ class Share:
         """The optimizer step that micro-step `index` belongs to. What a whole step shares is drawn from this."""
         return index // self.accumulation
 
-    def examples(self, index: int, batch_size: int) -> range:
+    def examples(self, index: int, batch_size: int, largest: int | None = None) -> range:
         """The run's example numbers in the batch of micro-step `index`.
 
         Numbered so that a step sees the same examples however it is divided: two processes with one batch each, one
-        process with two micro-steps, or one batch of twice the size.
+        process with two micro-steps, or one batch of twice the size. largest: where batches differ in size, the size
+        of the largest, so that no two steps share a number.
         """
-        first = (index * self.world_size + self.rank) * batch_size
+        step, micro_step = divmod(index, self.accumulation)
+        first = step * self.accumulation * self.world_size * (largest or batch_size)
+        first += (micro_step * self.world_size + self.rank) * batch_size
         return range(first, first + batch_size)
+
+
+@dataclass(frozen=True)
+class Extent:
+    """A form that batches of clips come in. shape: of a clip as the network reads it, (C, T, H, W) of pixels or
+    latents. size: (height, width) in pixels."""
+
+    batch_size: int
+    shape: tuple[int, int, int, int]
+    size: tuple[int, int]
+
+
+def largest_batch(extents: Sequence[Extent]) -> int:
+    return max(extent.batch_size for extent in extents)
 
 
 class Task(Protocol):
@@ -82,3 +102,12 @@ class Task(Protocol):
         Runs in the first process alone: no collective operation, so on a copy of the network.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training whose options and data were found fit. make: reads or makes the weights. estimate: the memory that a
+    step takes at most, None for networks that need little."""
+
+    make: Callable[[], Task]
+    estimate: Callable[[], MemoryEstimate] | None = None

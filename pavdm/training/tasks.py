@@ -10,35 +10,32 @@ from typing import TYPE_CHECKING
 from pavdm.training import stdit_options, text_options, vae_options
 
 if TYPE_CHECKING:
-    from pavdm.training.memory import MemoryEstimate
-    from pavdm.training.task import Task
+    from pavdm.training.task import Plan
 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """add_options adds argument groups of the task's own; make_task reads them, and imports what is heavy.
+    """add_options adds argument groups of the task's own; plan reads them and the data, and imports what is heavy.
 
-    estimate: memory that a step takes, from the options alone; None for networks that need none.
+    plan raises InputError for options or data that make no training.
     """
 
     add_options: Callable[[argparse.ArgumentParser], None]
-    make_task: Callable[[argparse.Namespace], Task]
-    estimate: Callable[[argparse.Namespace], MemoryEstimate] | None = None
+    plan: Callable[[argparse.Namespace], Plan]
 
 
 TASKS: Mapping[str, TaskEntry] = {
-    "stdit": TaskEntry(stdit_options.add_options, stdit_options.make_task, stdit_options.estimate_memory),
-    "vae": TaskEntry(vae_options.add_options, vae_options.make_task),
-    "text-encoder": TaskEntry(text_options.add_options, text_options.make_task),
+    "stdit": TaskEntry(stdit_options.add_options, stdit_options.plan),
+    "vae": TaskEntry(vae_options.add_options, vae_options.plan),
+    "text-encoder": TaskEntry(text_options.add_options, text_options.plan),
 }
 
 
-def make_task(options: argparse.Namespace) -> Task:
-    """The task that the options ask for. Raises InputError for options or files that make none."""
-    return TASKS[options.what].make_task(options)
-
-
-def estimate_memory(options: argparse.Namespace) -> MemoryEstimate | None:
-    """Memory that the run will take, None where no estimate is known."""
-    estimate = TASKS[options.what].estimate
-    return None if estimate is None else estimate(options)
+def owners() -> Mapping[str, str]:
+    """Of the options that a single network reads, which one does."""
+    found: dict[str, str] = {}
+    for what, entry in TASKS.items():
+        own = argparse.ArgumentParser(add_help=False)
+        entry.add_options(own)
+        found |= dict.fromkeys(vars(own.parse_args([])), what)
+    return found

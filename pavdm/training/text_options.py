@@ -13,10 +13,12 @@ from pavdm.errors import InputError
 from pavdm.training.start_options import data_of
 
 if TYPE_CHECKING:
+    from pavdm.training.task import Plan
     from pavdm.training.text_task import TextTask
 
 logger = logging.getLogger(__name__)
 
+LEAST_VOCABULARY, MOST_VOCABULARY = 261, 2**20
 WORLD_CAPTIONS = 6000  # if --clips does not say how many
 SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads")
 
@@ -28,11 +30,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def plan(options: argparse.Namespace) -> Plan:
+    """As `make_task`, which reads all there is to be read."""
+    from pavdm.training.task import Plan
+
+    task = make_task(options)
+    return Plan(lambda: task)
+
+
 def make_task(options: argparse.Namespace) -> TextTask:
     """Raises InputError for options that make no encoder, and data without captions."""
     from pavdm import captions
     from pavdm.training.text_task import TextTask
 
+    if not LEAST_VOCABULARY <= options.vocabulary <= MOST_VOCABULARY:
+        raise InputError(
+            f"--vocabulary must lie in {LEAST_VOCABULARY}..{MOST_VOCABULARY}, of which 260 are bytes and marks: got "
+            f"{options.vocabulary}"
+        )
     given = _captions(options)
     texts = [text for text in (captions.preprocess(text, options.aesthetic) for text in given) if text]
     if not texts:

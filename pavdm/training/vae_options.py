@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
-from pavdm.training.start_options import open_pixels
+from pavdm.training.start_options import open_pixels, precision_of
 
 if TYPE_CHECKING:
     from pavdm.models.vae import VideoVAE
+    from pavdm.training.memory import MemoryEstimate
+    from pavdm.training.task import Plan
     from pavdm.training.vae_task import VAETask
 
 
@@ -31,19 +34,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     vae.add_argument("--kl-weight", type=float, default=1e-6, metavar="X", help="default 1e-6")
 
 
-def make_task(options: argparse.Namespace) -> VAETask:
+def plan(options: argparse.Namespace) -> Plan:
     """Raises InputError for options that contradict each other, and files that are missing or no VAE."""
     from pavdm.training.sources import parse_bucket
+    from pavdm.training.task import Plan
     from pavdm.training.vae_task import VAETask
-    from pavdm.training.world_source import PIECE_FRAMES
 
     if options.decoded_frames < 0 or options.kl_weight < 0:
         raise InputError("--decoded-frames and --kl-weight must be at least 0")
-    longest = max([parse_bucket(text, 1).num_frames for text in options.bucket] or options.frames)
-    if longest > PIECE_FRAMES:
-        raise InputError(f"the VAE codes 17 frames at a time: give --frames or --bucket with 1 to 17, got {longest}")
+    if options.part == "temporal" and options.start is None:
+        raise InputError("--part temporal learns behind a trained image half: say where it is with --from PATH")
     network, start = starting_vae(options)
-    return VAETask(
+    piece = network.config.micro_frame_size
+    longest = max([parse_bucket(text, 1).num_frames for text in options.bucket] or options.frames)
+    if longest > piece:
+        raise InputError(
+            f"the VAE codes {piece} frames at a time: give --frames or --bucket with 1 to {piece}, got {longest}"
+        )
+    task = VAETask(
         network,
         open_pixels(options),
         part=options.part,
@@ -52,6 +60,30 @@ def make_task(options: argparse.Namespace) -> VAETask:
         seed=options.seed,
         start=start,
     )
+    return Plan(lambda: task, lambda: _estimate(options, task))
+
+
+def _estimate(options: argparse.Namespace, task: VAETask) -> MemoryEstimate:
+    """What a step takes with the largest batch. Attention, of the image half's middle alone, is counted with its
+    matrix, which fused kernels do not make."""
+    from pavdm.models.vae import VideoVAE
+    from pavdm.training.memory import estimate, peak_bytes
+    from pavdm.training.run import checkpoint_blocks
+    from pavdm.training.vae_task import VAETask
+
+    largest = max(task.source.extents(), key=lambda extent: extent.batch_size * math.prod(extent.shape))
+    vae = VideoVAE(task.network.config, device="meta")
+    simulated = VAETask(vae, task.source, part=options.part, frames=options.decoded_frames)
+    if options.checkpointing:
+        checkpoint_blocks(simulated.blocks())
+    example = simulated.stand_in(largest)
+
+    def step() -> None:
+        for _ in range(min(2, options.accumulation)):  # from the second batch on, gradients are there all the time
+            simulated.objective(example)[0].backward()
+
+    mixed = precision_of(options) in ("bf16", "fp16")
+    return estimate(task.network, peak_bytes(step), ema=options.ema > 0, mixed=mixed)
 
 
 def starting_vae(options: argparse.Namespace) -> tuple[VideoVAE, dict[str, Any]]:

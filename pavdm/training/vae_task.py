@@ -17,7 +17,7 @@ from pavdm.training.dataset import Batch
 from pavdm.training.noising import generator_for
 from pavdm.training.pixel_source import PixelSource
 from pavdm.training.run_directory import step_name
-from pavdm.training.task import Share
+from pavdm.training.task import Extent, Share, largest_batch
 from pavdm.training.vae_objective import PixelBatch, VAEObjective, normalise
 
 Part = Literal["spatial", "temporal", "whole"]
@@ -27,8 +27,10 @@ MEASURED_CLIPS = 64  # from which scale and shift of the latents are taken
 class NoisyPixels(Dataset[PixelBatch]):
     """Item m: the batch of micro-step m, with the noise of its posteriors and the choice of frames to decode."""
 
-    def __init__(self, clips: Dataset[Batch], share: Share, vae: VideoVAE, part: Part, frames: int, seed: int) -> None:
-        self._clips, self._share, self._config = clips, share, vae.config
+    def __init__(
+        self, clips: Dataset[Batch], share: Share, largest: int, vae: VideoVAE, part: Part, frames: int, seed: int
+    ) -> None:
+        self._clips, self._share, self._largest, self._config = clips, share, largest, vae.config
         self._part, self._frames, self._seed = part, frames, seed
 
     def __getitem__(self, index: int) -> PixelBatch:
@@ -41,12 +43,13 @@ class NoisyPixels(Dataset[PixelBatch]):
         count = min(self._frames or length, length)
         chosen = torch.randperm(length, generator=generator_for(self._seed, "shown", self._share.step(index)))[:count]
         of_frames, of_clips = [], []
-        for number in self._share.examples(index, len(pixels)):
+        for number in self._share.examples(index, len(pixels), self._largest):
             generator = generator_for(self._seed, "posterior", number)
             of_frames.append(torch.randn(length, config.spatial.latent_channels, height, width, generator=generator))
-            shape = (config.temporal.embed_dim, latent_frames(length, config), height, width)
-            of_clips.append(torch.randn(shape, generator=generator))
-        noise = (torch.cat(of_frames), torch.stack(of_clips) if self._part != "spatial" else None)
+            if self._part != "spatial":
+                shape = (config.temporal.embed_dim, latent_frames(length, config), height, width)
+                of_clips.append(torch.randn(shape, generator=generator))
+        noise = (torch.cat(of_frames), torch.stack(of_clips) if of_clips else None)
         return PixelBatch(pixels, tuple(sorted(chosen.tolist())), noise)
 
 
@@ -72,12 +75,25 @@ class VAETask:
         network.temporal_vae.requires_grad_(part != "spatial")
         network.spatial_vae.requires_grad_(part != "temporal")
         self.objective = VAEObjective(network, kl_weight)
-        self._source, self._part, self._frames, self._seed = source, part, frames, seed
+        self.source, self._part, self._frames, self._seed = source, part, frames, seed
         self._start = dict(start or {})
 
     def examples(self, share: Share) -> Dataset[PixelBatch]:
-        clips = self._source.pixels(share)
-        return NoisyPixels(clips, share, self.network, self._part, self._frames, self._seed)
+        clips, largest = self.source.pixels(share), largest_batch(self.source.extents())
+        return NoisyPixels(clips, share, largest, self.network, self._part, self._frames, self._seed)
+
+    def stand_in(self, extent: Extent) -> PixelBatch:
+        """A batch of this form without values, to see what a network does with its sizes."""
+        config, (_, length, *size) = self.network.config, extent.shape
+        height, width = (side // config.spatial.factor for side in size)
+        frames = (extent.batch_size * length, config.spatial.latent_channels, height, width)
+        clips = (extent.batch_size, config.temporal.embed_dim, latent_frames(length, config), height, width)
+        noise = (
+            torch.empty(frames, device="meta"),
+            None if self._part == "spatial" else torch.empty(clips, device="meta"),
+        )
+        pixels = torch.empty(extent.batch_size, *extent.shape, device="meta")
+        return PixelBatch(pixels, tuple(range(min(self._frames or length, length))), noise)
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -87,7 +103,7 @@ class VAETask:
             "kl weight": self.objective.kl_weight,
             "seed": self._seed,
             **self._start,
-            "data": dict(self._source.settings()),
+            "data": dict(self.source.settings()),
         }
 
     def blocks(self) -> Iterable[nn.Module]:
@@ -118,7 +134,7 @@ class VAETask:
         Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0))).save(directory / f"{step_name(step)}.png")
 
     def _first_clips(self) -> Iterable[Tensor]:
-        clips = self._source.pixels(Share())
+        clips = self.source.pixels(Share())
         count = 0
         index = 0
         while count < MEASURED_CLIPS:

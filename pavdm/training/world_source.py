@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pavdm.clip import PIECE_FRAMES
 from pavdm.errors import InputError
 from pavdm.training.clip_list import Skipped
 from pavdm.training.order import uniform
@@ -17,7 +18,6 @@ from pavdm.training.world import check_clip, draw, make_scene
 from pavdm.training.world_change import render_changing
 
 HELD_OUT = 1_000_000_000
-PIECE_FRAMES = 17
 
 
 @dataclass(frozen=True)

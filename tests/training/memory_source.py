@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from pavdm.training.source import Clips
-from pavdm.training.task import Share
+from pavdm.training.task import Extent, Share
 
 CHANNELS, WIDTH = 4, 64
 
@@ -37,6 +37,10 @@ class MemorySource(Dataset[Clips]):
         of_the_share = copy(self)
         of_the_share.share = share
         return of_the_share
+
+    def extents(self) -> list[Extent]:
+        height, width = (side // 8 for side in self.size)
+        return [Extent(self.batch_size, (CHANNELS, self.latents, height, width), self.size)]
 
     def settings(self) -> Mapping[str, Any]:
         return {"latents": self.latents}

@@ -49,7 +49,7 @@ def test_a_batch_holds_the_clips_whose_numbers_it_drew(folder):
         clip = source.shards.clips[number][1]
         assert batch.latents.shape[2] == clip.frames // 17 * 5
         assert embedding.shape == (len(clip.captions[0][2].split()), 3) and embedding.dtype == torch.float32
-    assert (len(source), source.channels, source.text_width) == (23, 2, 3)
+    assert (len(source.shards), source.channels, source.text_width) == (23, 2, 3)
 
 
 def test_a_batch_is_decided_by_seed_number_and_process_alone(folder):

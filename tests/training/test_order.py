@@ -52,3 +52,18 @@ def test_every_number_of_the_key_counts():
     draws = {tuple(uniform(2, *key)) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
     assert len(draws) == 4
     assert tuple(uniform(2, 0, 1, 0)) in draws
+
+
+def test_no_two_steps_share_an_example_number_where_batches_differ_in_size() -> None:
+    def step(number: int, size: int, processes: int, accumulation: int) -> list[int]:
+        shares = [Share(rank, processes, accumulation) for rank in range(processes)]
+        batch = size // (processes * accumulation)
+        indices = range(number * accumulation, (number + 1) * accumulation)
+        largest = 8 // (processes * accumulation)
+        return [example for i in indices for share in shares for example in share.examples(i, batch, largest)]
+
+    sizes = [8, 4, 8, 4, 4, 8]
+    seen = [example for number, size in enumerate(sizes) for example in step(number, size, 1, 1)]
+    assert len(set(seen)) == len(seen)
+    for number, size in enumerate(sizes):
+        assert step(number, size, 1, 1) == step(number, size, 2, 1) == step(number, size, 2, 2)

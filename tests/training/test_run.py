@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from pavdm.errors import InputError
-from pavdm.training import run
+from pavdm.training import run, run_options
 from pavdm.training.ema import WeightAverage
 from pavdm.training.run import RunInterrupted, train
 from pavdm.training.run_options import RunOptions
@@ -231,8 +231,12 @@ def test_tensorboard_shows_the_losses(unbroken: Path) -> None:
 def test_what_training_needs_besides_is_named_when_it_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(run, "find_spec", lambda name: None if name == "accelerate" else object())
-    with pytest.raises(InputError, match=r"accelerate, which is not installed: pip install 'pavdm\[train\]'"):
+    with monkeypatch.context() as without:
+        without.setattr(run_options, "find_spec", lambda name: None if name == "accelerate" else object())
+        with pytest.raises(InputError, match=r"accelerate, which is not installed: pip install 'pavdm\[train\]'"):
+            trained(tmp_path)
+    monkeypatch.setattr(run_options, "version", lambda name: "2.5.1+cpu")
+    with pytest.raises(InputError, match=r"needs torch 2\.6 or newer, and 2\.5\.1"):
         trained(tmp_path)
 
 
@@ -249,7 +253,15 @@ def test_a_launcher_that_starts_one_process_instead_of_several_is_named(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"accumulation": 0}, {"keep": 0}, {"ema": 1.0}, {"learning_rate": math.nan}, {"save_every": -1}],
+    [
+        {"steps": 0},
+        {"accumulation": 0},
+        {"keep": 0},
+        {"ema": 1.0},
+        {"learning_rate": math.nan},
+        {"save_every": -1},
+        {"epsilon": 0.0},
+    ],
 )
 def test_options_that_make_no_run_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError):

@@ -104,6 +104,83 @@ def test_defaults_on_the_command_line_are_those_of_the_library() -> None:
     assert stdit_options.noising_from(read) == ProgressiveWindows(TrainingWindows(Schedule()))
 
 
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["--what", "vae", "--lora", "4"], "--lora belongs to --what stdit, not to vae"),
+        (["--what", "vae", "--objective", "whole-clip"], "--objective belongs to --what stdit"),
+        (["--what", "vae", "--text-encoder", "there"], "--text-encoder has no meaning for --what vae"),
+        (["--part", "spatial"], "--part belongs to --what vae, not to stdit"),
+        (["--vocabulary", "300"], "--vocabulary belongs to --what text-encoder, not to stdit"),
+        (["--what", "text-encoder", "--vae", "there"], "--vae has no meaning for --what text-encoder"),
+        (["--what", "text-encoder", "--size", "64x96"], "--size has no meaning for --what text-encoder"),
+        (["--timesteps", "uniform"], "--timesteps belongs to --objective whole-clip"),
+        (["--objective", "whole-clip", "--partial-share", "1"], "--partial-share belongs to --objective progressive"),
+        (["--data", "LATENTS", "--size", "64x96"], "--size has no meaning for clips that are pre-computed"),
+        (["--data", "LATENTS", "--clips", "3"], "--clips has no meaning for clips that are pre-computed"),
+        (["--data", "LATENTS", "--vae", "there"], "--vae has no meaning for clips that are pre-computed"),
+        (["--what", "vae", "--part", "temporal", "--data", "world", "--frames", "17"], "say where it is with --from"),
+        (["--what", "text-encoder", "--data", "world", "--vocabulary", "10"], "--vocabulary must lie in 261"),
+        (["--what", "text-encoder", "--data", "world", "--vocabulary", "-5"], "--vocabulary must lie in 261"),
+        (["--seed", "-1", "--data", "world"], "--seed must be at least 0"),
+        (["--epsilon", "0"], "epsilon must be above 0"),
+    ],
+)
+def test_options_that_would_change_nothing_or_fit_nothing_are_refused(
+    tmp_path: Path, typed: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.json").write_text("{}")  # makes it a folder of latents
+    typed = [str(tmp_path) if word == "LATENTS" else word for word in typed]
+    command = ["train", "--like", "tiny", *typed, "--cpu", "--steps", "1", "--out", str(tmp_path / "run")]
+    assert cli.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error
+    assert not (tmp_path / "run").exists()
+
+
+def gib(said: str, row: str) -> float:
+    (line,) = (line for line in said.splitlines() if row in line)
+    return float(line.split()[-2])
+
+
+def test_a_lora_of_the_published_network_is_estimated_to_fit_24_gib(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "--like", "xl", "--lora", "16", "--checkpointing", "--precision", "bf16", "--dry-run"]
+    assert cli.main([*command, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
+    said = capsys.readouterr().out
+    assert 2 * 1.12e9 / 2**30 < gib(said, "  weights") < gib(said, "in all") < 24
+
+
+def test_a_lora_keeps_its_base_in_the_precision_that_accelerate_was_launched_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["train", "--like", "small", "--lora", "4", "--dry-run", "--steps", "1", "--out", str(tmp_path / "run")]
+    found = []
+    for precision in ("no", "bf16"):
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+        assert cli.main(command) == 0
+        found.append(gib(capsys.readouterr().out, "  weights"))
+    assert found[1] < 0.7 * found[0]
+
+
+def test_a_dry_run_of_any_network_checks_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = ["--like", "tiny", "--data", "world", "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"]
+    image = ["train", "--what", "vae", "--part", "spatial", "--frames", "1", *data]
+    steps = []
+    for size in ("32x48", "64x96"):
+        assert cli.main([*image, "--size", size]) == 0
+        said = capsys.readouterr().out
+        assert "fit to train with" in said
+        steps.append(gib(said, "activations"))
+    assert steps[1] > 2 * steps[0]
+    assert cli.main(["train", "--what", "text-encoder", *data, "--clips", "20"]) == 0
+    assert "fit to train with" in capsys.readouterr().out
+    assert cli.main(["train", "--what", "vae", *data]) == 2
+    assert "got 119" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_dry_run_says_what_memory_is_needed_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

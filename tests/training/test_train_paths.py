@@ -68,6 +68,21 @@ def test_clips_are_encoded_while_they_are_trained_on_and_other_encoders_are_anot
         assert "data" in (error := capsys.readouterr().err) and error.startswith("error: ")
 
 
+def test_the_estimate_is_that_of_the_largest_clips(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks = ["--vae", str(models / "vae"), "--text-encoder", str(models / "text_encoder")]
+    run = ["--like", "tiny", "--objective", "whole-clip", "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"]
+    sizes = []
+    for frames in ("34", "17-34", "17"):
+        data = ["--data", "world", "--size", "64x96", "--frames", frames, *networks]
+        assert cli.main(["train", *run, *data]) == 0
+        (line,) = (line for line in capsys.readouterr().out.splitlines() if "activations" in line)
+        sizes.append(float(line.split()[-2]))
+    assert sizes[0] == sizes[1] > sizes[2]
+    assert not (tmp_path / "run").exists()
+
+
 def test_latents_that_the_network_does_not_read_are_refused(
     latents: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
