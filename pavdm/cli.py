@@ -30,6 +30,10 @@ _OUT_OF_MEMORY = (
     "the memory does not suffice: try a smaller --size, --tile 32, --dtype bf16 or fewer --window-chunks. What was "
     "saved with --state is kept"
 )
+_OUT_OF_MEMORY_TRAINING = (
+    "the memory does not suffice: try --checkpointing, --precision bf16, a smaller --batch-size with more "
+    "--accumulation, or a --lora. The checkpoints in --out are kept"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not _is_out_of_memory(error):
             raise
         if speaks:
-            print(f"error: {_OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
+            advice = _OUT_OF_MEMORY_TRAINING if options.command == "train" else _OUT_OF_MEMORY
+            print(f"error: {advice} ({str(error).splitlines()[0]})", file=sys.stderr)
         return EXIT_INPUT
     return status
 

@@ -1,4 +1,4 @@
-"""`pavdm preprocess`: what can be typed, and what it means for the library."""
+"""`pavdm preprocess` and `pavdm world`: what can be typed, and what it means for the library."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def add_preprocess(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 def add_world(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "world",
-        help="render clips of the procedural world that the small model was trained on",
+        help="render clips of a procedural world to train small networks on",
         description="Render clips of the procedural world to video files, each with its caption in a .txt beside it: "
         "to look at, or to train on as files.",
     )

@@ -387,21 +387,6 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 
 def precision_from(options: argparse.Namespace) -> Precision:
-    import torch
-
     from pavdm.settings import Precision
 
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise AssertionError("cpu, cuda and mps can")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"the device {name!r} cannot be used here ({reason}); see `pavdm doctor`") from error
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    dtype = dtypes.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
-    return Precision(device, dtype, dtypes[options.text_dtype], options.tile)
+    return Precision.named(options.device, options.dtype, options.text_dtype, options.tile)

@@ -150,6 +150,26 @@ class Precision:
         if self.tile is not None and self.tile < MIN_TILE:
             raise InputError(f"a tile of the VAE needs at least {MIN_TILE} latent pixels (32 or more): got {self.tile}")
 
+    @classmethod
+    def named(cls, device: str, dtype: str, text_dtype: str, tile: int | None = None) -> Precision:
+        """From what is typed: device "auto" is the best there is; dtypes fp32, bf16, fp16, dtype also "auto".
+
+        Raises InputError for a device that cannot be used here.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        try:
+            found = torch.device(device)
+            if found.type not in ("cpu", "cuda", "mps"):
+                raise AssertionError("cpu, cuda and mps can")
+            torch.empty(1, device=found)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).split("\n")[0]
+            raise InputError(f"the device {device!r} cannot be used here ({reason}); see `pavdm doctor`") from error
+        dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        chosen = dtypes.get(dtype, torch.bfloat16 if found.type == "cuda" else torch.float32)
+        return cls(found, chosen, dtypes[text_dtype], tile)
+
     @property
     def vae_dtype(self) -> torch.dtype:
         return torch.float32 if self.dtype == torch.float16 else self.dtype

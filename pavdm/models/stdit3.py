@@ -105,12 +105,9 @@ class STDiT3(nn.Module):
 
         Done once per text: the contexts serve every model call. The embeddings are on the network's device.
         """
-        contexts = []
-        for embedding in embeddings:
-            text = self.y_embedder.y_proj(embedding.to(self.dtype))  # (L, C)
-            pairs = [block.cross_attn.project_text(text) for block in self.blocks()]
-            contexts.append(TextContext(tuple(k for k, _ in pairs), tuple(v for _, v in pairs)))
-        return contexts
+        texts = [self.y_embedder.y_proj(embedding.to(self.dtype)) for embedding in embeddings]  # (L, C) each
+        pairs = zip(*(block.project_texts(texts) for block in self.blocks()), strict=True)  # of each text, by block
+        return [TextContext(tuple(k for k, _ in each), tuple(v for _, v in each)) for each in pairs]
 
     def null_embedding(self, num_tokens: int) -> Tensor:
         """Learned embedding of no text, cut to the prompt's token count -> (num_tokens, caption_channels)."""

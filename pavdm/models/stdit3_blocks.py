@@ -192,6 +192,14 @@ class Block(nn.Module):
         self.mlp = Mlp(channels, int(channels * config.mlp_ratio), channels, operations, device, dtype)
         self.scale_shift_table = nn.Parameter(torch.empty(6, channels, device=device, dtype=dtype))
 
+    def project_texts(self, texts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Texts (L, C) -> keys and values of each, (heads, L, D).
+
+        A method of the block, which is what is sharded where weights are, and all texts in one call: processes gather
+        the shards together, and one of them may have more texts than another.
+        """
+        return [self.cross_attn.project_text(text) for text in texts]
+
     def forward(
         self,
         x: Tensor,

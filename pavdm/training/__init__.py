@@ -1,1 +1,1 @@
-"""Training: what is noised and how (objective, windows, frame_masks), and what it can be learned from (world)."""
+"""Training: clips, what of them is noised and how, the networks that learn from it, and the run that trains them."""

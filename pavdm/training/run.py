@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ENTRY_POINTS = ("project_text",)  # besides forward: methods that read a module's weights, which FSDP has to gather
+ENTRY_POINTS = ("project_texts",)  # besides forward: methods that read a module's weights, which FSDP has to gather
 PATIENCE = timedelta(hours=6)  # of processes that wait while the main one writes a checkpoint or a sample
 
 

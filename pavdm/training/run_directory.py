@@ -111,7 +111,8 @@ class RunDirectory:
             write_state_dict(temporary / STATE, state)
             content = {"step": progress.step, "settings": progress.settings, "scaler": progress.scaler}
             write_json(temporary / PROGRESS, content)
-            _sync(temporary)
+            for path in (*temporary.rglob("*"), temporary):
+                _sync(path)
             temporary.rename(target)
             _sync(self.directory)
         except OSError as error:
@@ -141,10 +142,10 @@ def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], directory: 
         )
 
 
-def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where the system can."""
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk, where the system can."""
     if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

@@ -97,7 +97,8 @@ class TextTask:
 
             with torch.device("meta"):
                 encoder: Any = T5EncoderModel(self._config)
-            encoder.load_state_dict(dict(weights), strict=False, assign=True)
+            whole = {"encoder.embed_tokens.weight": weights["shared.weight"], **weights}  # T5 has one table twice
+            encoder.load_state_dict(whole, assign=True)
             encoder.tie_weights()
             encoder.save_pretrained(str(directory))
         for name, content in self._tokenizer_files.items():

@@ -21,6 +21,7 @@ from pavdm.models.vae import VideoVAE
 
 SQUARE_WEIGHT, ABSOLUTE_WEIGHT, LATENT_WEIGHT = 10.0, 0.2, 0.1
 LOG_VARIANCE = (-30.0, 20.0)  # the range in which the network's answer counts, as in `VideoVAE.encode`
+DEAD = 1e-4  # share of the liveliest channel's deviation below which a channel says nothing
 NARROW = -6.0  # log variance at first: with wide posteriors a young encoder is not heard through their noise
 
 
@@ -110,11 +111,13 @@ def prepare_for_training(vae: VideoVAE) -> None:
 @torch.no_grad()
 def normalise(vae: VideoVAE, clips: Iterable[Tensor]) -> VideoVAE:
     """A VAE with the same weights, whose latents have mean 0 and deviation 1 per channel over `clips` (B, 3, F, H, W)
-    in [-1, 1]."""
+    in [-1, 1]. A channel that is the same everywhere keeps its scale: divided by, nothing would be left but infinity.
+    """
     device = next(vae.parameters()).device
     coded = (vae.encode(pixels.to(device)) * vae.scale + vae.shift for pixels in clips)  # as the network gives them
     flat = torch.cat([latents.transpose(0, 1).flatten(1) for latents in coded], dim=1)
     shift, scale = flat.mean(dim=1), flat.std(dim=1)
+    scale = scale.where(scale > DEAD * scale.max(), vae.scale.flatten())
     config = replace(vae.config, shift=tuple(shift.tolist()), scale=tuple(scale.tolist()))
     result = VideoVAE(config, device="meta")
     state = {**vae.state_dict(), "shift": shift.view_as(vae.shift), "scale": scale.view_as(vae.scale)}

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pavdm.clip import PIECE_FRAMES
 from pavdm.training.world import PALETTE, Array, Scene, draw, make_scene
 
 FADE_SECONDS = 0.5
@@ -35,10 +36,10 @@ def render_changing(
     before = draw(scene, num_frames, size, fps)
     chance = np.random.Generator(np.random.PCG64([seed, CHANGE_SALT]))
     happens, where, what = chance.random(3)
-    pieces = num_frames // 17
+    pieces = num_frames // PIECE_FRAMES
     if happens >= share or pieces < 2:
         return CaptionedFrames(before, ((0, scene.caption),))
-    first = 17 * (1 + int(where * (pieces - 1)))
+    first = PIECE_FRAMES * (1 + int(where * (pieces - 1)))
     changed = change(scene, what)
     after = draw(changed, num_frames - first, size, fps, first_frame=first)
     amount = np.clip((np.arange(1, num_frames - first + 1)) / (FADE_SECONDS * fps), 0, 1)[:, None, None, None]

@@ -219,6 +219,13 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path):
     assert not list((tmp_path / "run").glob("step-*"))
 
 
+def test_half_precision_that_the_machine_cannot_compute_in_is_refused(tmp_path: Path) -> None:
+    """fp16 needs a GPU for its scaled gradients; bf16 does not."""
+    with pytest.raises(InputError, match="accelerate cannot train like this: fp16"):
+        trained(tmp_path / "fp16", precision="fp16")
+    trained(tmp_path / "bf16", precision="bf16", steps=1)
+
+
 def test_tensorboard_shows_the_losses(unbroken: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,3 +97,35 @@ def test_latents_that_the_network_does_not_read_are_refused(
         for quiet in ([], ["--dry-run"]):
             assert cli.main([*command, *quiet, "--steps", "1", "--out", str(tmp_path / "run")]) == 2
             assert said in capsys.readouterr().err
+
+
+def test_a_killed_command_ends_as_one_that_was_not_bit_for_bit(latents: Path, tmp_path: Path) -> None:
+    """Pre-computed clips, a worker process, steps of two batches, more than one epoch."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    command = ["train", *WINDOW, *RUN[:-2], "--data", str(latents), "--workers", "1", "--accumulation", "2"]
+    command += ["--steps", "5", "--save-every", "2", "--sample-every", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    line = [sys.executable, "-c", KILLED_AFTER_3, *command, "--out", str(killed)]
+    assert subprocess.run(line, env=environment, check=False).returncode == -signal.SIGKILL
+    assert (killed / "step-000002").is_dir() and not (killed / "step-000004").exists()
+    for out in (whole, killed):
+        assert cli.main([*command, "--out", str(out)]) == 0
+    for file in ("loss.jsonl", "step-000005/state.safetensors", "step-000005/model/model.safetensors"):
+        assert (killed / file).read_bytes() == (whole / file).read_bytes(), file
+
+
+KILLED_AFTER_3 = """
+import os, signal, sys, torch
+from pavdm import cli
+from pavdm.training.run_log import RunLog
+
+write = RunLog.step
+def step(self, number, values):
+    write(self, number, values)
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+RunLog.step = step
+torch.set_num_threads(1)
+cli.main(sys.argv[1:])
+"""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributions import Normal, kl_divergence
 
 from pavdm import cli
 from pavdm.models.checkpoint import load_vae
@@ -15,6 +16,8 @@ from pavdm.models.temporal_vae import TemporalConfig
 from pavdm.models.vae import VAEConfig, VideoVAE, initialize_weights
 from pavdm.training.noising import generator_for
 from pavdm.training.pixel_source import WorldSource
+from pavdm.training.run import train
+from pavdm.training.run_options import RunOptions
 from pavdm.training.task import Share
 from pavdm.training.vae_objective import PixelBatch, VAEObjective, normalise, prepare_for_training
 from pavdm.training.vae_task import VAETask
@@ -49,16 +52,34 @@ def world(frames: int) -> WorldSource:
 
 
 def test_the_loss_is_that_of_encode_and_decode_with_the_same_noise():
-    vae = young_vae()
+    vae, weight = young_vae(), 0.1
     batch = VAETask(vae, world(17), frames=0).examples(Share())[3]
     frame_noise, clip_noise = batch.noise
     draws = iter([*frame_noise.split(CONFIG.spatial_micro_batch), clip_noise])
     with torch.no_grad():
-        loss, logs = VAEObjective(vae)(batch)
+        loss, logs = VAEObjective(vae, weight)(batch)
         decoded = vae.decode(vae.encode(batch.pixels, lambda shape: next(draws)), 17)
-    square = (decoded - batch.pixels).square().mean()
+    error = decoded - batch.pixels
+    square = error.square().mean()
     assert logs["psnr"] == pytest.approx(float(10 * torch.log10(4 / square)), abs=1e-3)
-    assert loss > 10 * square
+
+    def posterior(moments: torch.Tensor) -> Normal:
+        mean, log_variance = moments.chunk(2, dim=1)
+        return Normal(mean, (0.5 * log_variance).exp())
+
+    def nats(q: Normal) -> torch.Tensor:
+        return kl_divergence(q, Normal(0.0, 1.0)).mean()
+
+    with torch.no_grad():
+        images = posterior(vae.spatial_vae.module.encode(batch.pixels.transpose(1, 2).flatten(0, 1)))
+        z = (images.mean + images.stddev * frame_noise).unflatten(0, (2, 17)).transpose(1, 2)
+        clips = posterior(vae.temporal_vae.encode(z))
+        again = vae.temporal_vae.decode(clips.mean + clips.stddev * clip_noise, 17)
+    regular = nats(images) + nats(clips)
+    assert float(logs["kl"]) == pytest.approx(float(nats(clips)), rel=1e-4)
+    expected = 10 * square + 0.2 * error.abs().mean() + weight * regular + 0.1 * (again - z).square().mean()
+    assert float(loss) == pytest.approx(float(expected), rel=1e-4)
+    assert float(weight * regular) > 0.01 * float(loss), "or its share would not be seen"
 
 
 @pytest.mark.parametrize(("part", "learning"), [("spatial", "spatial_vae"), ("temporal", "temporal_vae")])
@@ -97,7 +118,7 @@ def test_the_command_trains_in_stages_and_the_picture_gets_better(tmp_path: Path
     data = ["--data", "world", "--size", "32x48", "--batch-size", "4", "--workers", "0", "--cpu", "--quiet"]
     run = ["--optimizer", "muon", "--learning-rate", "4e-3", "--warmup", "3", "--ema", "0.9"]
 
-    def train(part: str, frames: int, steps: int, start: list[str]) -> Path:
+    def stage_trained(part: str, frames: int, steps: int, start: list[str]) -> Path:
         out = tmp_path / part
         stage = [
             "--what",
@@ -115,8 +136,8 @@ def test_the_command_trains_in_stages_and_the_picture_gets_better(tmp_path: Path
         assert cli.main(["train", *stage, *data, *run, "--decoded-frames", "2", "--out", str(out)]) == 0
         return next(out.glob("step-*")) / "model"
 
-    spatial = train("spatial", 1, 60, ["--config", str(tmp_path / "vae.json")])
-    whole = train("whole", 17, 6, ["--from", str(spatial)])
+    spatial = stage_trained("spatial", 1, 60, ["--config", str(tmp_path / "vae.json")])
+    whole = stage_trained("whole", 17, 6, ["--from", str(spatial)])
     vae = load_vae(whole)
     assert vae.config.spatial == CONFIG.spatial and len(vae.config.scale) == 5
     pixels = WorldSource(WorldClips(8, (1,), size=(32, 48), first_seed=10**9), 8).pixels(Share())[0].pixels
@@ -139,6 +160,32 @@ def test_clips_of_several_sizes_are_normalised_together():
     assert torch.allclose(flat.mean(1), torch.zeros(5), atol=1e-4) and torch.allclose(
         flat.std(1), torch.ones(5), rtol=1e-3
     )
+
+
+def test_a_channel_that_says_nothing_is_not_divided_by_nothing():
+    vae = young_vae().requires_grad_(False)
+    vae.temporal_vae.quant_conv.conv.weight[2].zero_()
+    clips = [world(17).pixels(Share())[0].pixels]
+    normal = normalise(vae, clips)
+    latents = normal.encode(clips[0])
+    assert latents.isfinite().all() and float(latents[:, 2].abs().max()) < 1e-3
+    assert torch.allclose(latents.std((0, 2, 3, 4))[[0, 1, 3, 4]], torch.ones(4), rtol=1e-3)
+
+
+def test_the_half_behind_the_images_learns_too(tmp_path: Path):
+    before = young_vae()
+    task = VAETask(young_vae(), world(17), part="temporal", frames=2)
+    options = RunOptions(steps=12, learning_rate=4e-3, warmup=0, ema=0.5, optimizer="muon", clip=0.0, cpu=True)
+    trained = load_vae(train(task, options, tmp_path, quiet=True) / "raw")
+    held_out = VAETask(before, world(17), part="temporal", frames=2, seed=9).examples(Share())
+
+    def loss(vae: VideoVAE) -> float:
+        with torch.no_grad():
+            return sum(float(VAEObjective(vae)(held_out[k])[0]) for k in range(100, 103)) / 3
+
+    for name, weight in before.spatial_vae.state_dict().items():
+        assert torch.equal(trained.spatial_vae.state_dict()[name], weight), name
+    assert loss(trained) < 0.8 * loss(before)
 
 
 def test_files_that_are_left_out_are_listed_in_the_run_and_long_buckets_are_refused(tmp_path: Path, capsys):
