@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Several processes, on CPUs, too: accelerate launch --multi_gpu --num_processes 8 -m pavdm train ... (accelerate's own
-options choose machines, GPUs and FSDP). A file of options, as in a shell and with # for comments: pavdm train
-@recipe.txt --out DIR; what follows it on the command line counts. The same command goes on from the newest checkpoint
-in --out."""
+options choose machines, GPUs and FSDP: --use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP
+--fsdp_transformer_layer_cls_to_wrap Block shards stdit). A file of options, as in a shell and with # for comments:
+pavdm train @recipe.txt --out DIR; what follows it on the command line counts. The same command goes on from the newest
+checkpoint in --out."""
 
 
 def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
