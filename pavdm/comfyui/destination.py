@@ -11,28 +11,9 @@ from pavdm.comfyui.client import Graph, OutputFile, node_name
 from pavdm.errors import InputError
 
 # A name with one of these is a file; `runs/v1.2` is a folder.
-ENDINGS = frozenset(
-    [
-        ".mp4",
-        ".mkv",
-        ".webm",
-        ".mov",
-        ".avi",
-        ".gif",
-        ".webp",
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".svg",
-        ".flac",
-        ".mp3",
-        ".opus",
-        ".wav",
-        ".glb",
-        ".latent",
-        ".safetensors",
-    ]
-)
+VIDEOS, PICTURES = ("mp4", "mkv", "webm", "mov", "avi"), ("png", "jpg", "jpeg", "webp", "gif", "svg")
+OTHERS = ("flac", "mp3", "opus", "wav", "glb", "latent", "safetensors")
+ENDINGS = frozenset(f".{ending}" for ending in (*VIDEOS, *PICTURES, *OTHERS))
 # What ComfyUI's own nodes save. Of another pack's node nobody knows it beforehand.
 SAVED_AS: Mapping[str, str] = {
     "SaveVideo": ".mp4",
