@@ -17,8 +17,8 @@ def main() -> int:
     options = sys.argv[1:]
     if "--host" not in options:
         return pytest(prepare("test"), options)
-    cache = os.environ.get("PAVDM_TEST_CACHE") or Path.home() / ".cache" / "pavdm-tests"
-    core = Path(os.environ.get("COMFYUI_PATH") or comfyui_core.fetch(Path(cache)))
+    cache = Path(os.environ.get("PAVDM_TEST_CACHE") or comfyui_core.default_cache())
+    core = Path(os.environ.get("COMFYUI_PATH") or comfyui_core.fetch(cache))
     python = prepare("test", ".venv-host", (*comfyui_core.REQUIREMENTS, "-r", core / "requirements.txt"))
     paths = [] if any(Path(option.split("::")[0]).exists() for option in options) else [ROOT / "tests" / "host"]
     return pytest(python, [*options, *paths])

@@ -45,7 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     server = parser.add_argument_group("ComfyUI", "Without --server one is started, and stopped at the end.")
     server.add_argument("--server", metavar="URL", help="a running one, such as http://127.0.0.1:8188")
     server.add_argument("--comfyui", type=Path, metavar="DIR", help="start this one (default: $COMFYUI_PATH)")
-    server.add_argument("--fetch-comfyui", action="store_true", help="download one (0.3.75, 8 MB) if there is no other")
+    server.add_argument(
+        "--fetch-comfyui",
+        action="store_true",
+        help="download one (0.3.75, 8 MB) into the user's cache directory, pavdm/ there, if there is no other; its "
+        "models, input and output folders are in pavdm/comfyui-base",
+    )
     server.add_argument(
         "--comfyui-arg",
         action="append",

@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cache import fetched
+from host_graphs import ROOT, Graph, by_class, shipped, small, step_by_step, with_model
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from pavdm.comfyui.core import fetch
+from pavdm.errors import InputError
+
 PACK = "pavdm"
 PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
 SECONDS_TO_START = 500
 SECONDS_PER_RUN = 500
-
-CHUNK_SECONDS = 17 / 24
-
-Graph = dict[str, dict[str, Any]]
 
 
 class RunFailed(Exception):
@@ -125,12 +125,10 @@ def core() -> Path:
     """The folder of a ComfyUI: COMFYUI_PATH, else the pinned one, fetched once."""
     if path := os.environ.get("COMFYUI_PATH"):
         return Path(path)
-    cache = os.environ.get("PAVDM_TEST_CACHE") or Path.home() / ".cache" / "pavdm-tests"
-    fetch = [sys.executable, ROOT / "scripts" / "comfyui_core.py", cache]
-    done = subprocess.run(fetch, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"no ComfyUI to test on: {done.stderr}", pytrace=False)
-    return Path(done.stdout.strip())
+    try:
+        return fetch(fetched())
+    except InputError as error:
+        pytest.fail(f"no ComfyUI to test on: {error}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -204,57 +202,12 @@ def _wait_until_up(server: Server) -> None:
 
 @pytest.fixture
 def workflow() -> Any:
-    """A function: a shipped workflow in API format, made small for the tiny models; `titles` finds its nodes."""
+    """A function: a shipped workflow in API format, made small for the tiny models."""
 
-    def load(name: str, new_seconds: float = 2.0) -> Graph:
-        graph: Graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
-        for node in graph.values():
-            inputs = node["inputs"]
-            if node["class_type"] == "CLIPLoader":  # the stock loader knows the published size only
-                node["class_type"] = "PAVDM_LoadTextEncoder"
-                node["inputs"] = {"text_encoder_name": "tiny/model.safetensors"}
-            small: dict[str, Any] = {
-                "model_name": "tiny/model.safetensors",
-                "vae_name": "tiny/model.safetensors",
-                "resolution": "custom",
-                "width": 64,
-                "height": 48,
-                "new_seconds": new_seconds,
-                "steps": 6,
-                "window_chunks": 3,
-                "filename_prefix": f"tests/{uuid.uuid4().hex}",  # the host runs no output node twice on equal inputs
-            }
-            inputs.update({key: value for key, value in small.items() if key in inputs})
-        return graph
+    def load(name: str, new_seconds: float = 2.0, stock_clip: bool = False) -> Graph:
+        return small(shipped(name), new_seconds, stock_clip)
 
     return load
-
-
-def with_model(graph: Graph, node: dict[str, Any]) -> Graph:
-    """`graph` with a node, whose `model` input is the loaded one, between loader and guider."""
-    loader, guider = by_class(graph, "PAVDM_LoadModel"), by_class(graph, "CFGGuider")
-    node = {**node, "inputs": {"model": [loader, 0], **node["inputs"]}}
-    own = {**graph[guider], "inputs": {**graph[guider]["inputs"], "model": ["patched", 0]}}
-    return {**graph, "patched": node, guider: own}
-
-
-def step_by_step(graph: Graph, parts: list[float]) -> Graph:
-    """The sampling nodes of `graph` replaced by Start, an Extend for each of `parts` (in chunks), Finish, Save Latent."""
-    guider, sampler = [by_class(graph, "CFGGuider"), 0], [by_class(graph, "PAVDM_ProgressiveSampler"), 0]
-    latent = graph[by_class(graph, "SamplerCustomAdvanced")]["inputs"]["latent_image"]
-    drop = ("SamplerCustomAdvanced", "PAVDM_DecodeToVideo", "SaveVideo", "RandomNoise")
-    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
-    start = {"sampler": sampler, "latent": latent, "noise_seed": 7}
-    graph["start"] = {"class_type": "PAVDM_Start", "inputs": start}
-    state = ["start", 0]
-    for number, chunks in enumerate(parts):
-        inputs = {"guider": guider, "state": state, "seconds": round(chunks * CHUNK_SECONDS - 0.01, 2)}
-        graph[f"extend{number}"] = {"class_type": "PAVDM_Extend", "inputs": inputs}
-        state = [f"extend{number}", 0]
-    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider}}
-    saved = {"samples": ["finish", 0], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
-    graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
-    return graph
 
 
 def sampled_latents(server: Server, graph: Graph, node: str = "", output: int = 0) -> Any:
@@ -268,12 +221,6 @@ def sampled_latents(server: Server, graph: Graph, node: str = "", output: int = 
     graph = {**graph, "saved": {"class_type": "SaveLatent", "inputs": saved}}
     (path,) = [p for p in server.files(server.run(graph), "saved") if p.suffix == ".latent"]
     return load_file(path)["latent_tensor"]
-
-
-def by_class(graph: Graph, class_type: str) -> str:
-    """Id of the only node of a class."""
-    (found,) = [number for number, node in graph.items() if node["class_type"] == class_type]
-    return found
 
 
 @pytest.fixture
