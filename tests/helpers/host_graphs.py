@@ -60,14 +60,21 @@ def small(graph: Graph, new_seconds: float = 3 * CHUNK_SECONDS, stock_clip: bool
 def one_node_between(blueprint: Any, values: dict[str, Any]) -> Any:
     """A workflow in the page's format: Load Video, the node of a subgraph blueprint, Save Video.
 
-    values: for the widgets that the blueprint shows on its node, by name.
+    values: for the widgets that the blueprint shows on its node, by name; the others keep what the blueprint has. None
+    given is the node as it comes from the shelf.
     """
-    (outer,) = blueprint["nodes"]
+    (outer,), (inner,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
+    nodes = {str(node["id"]): node for node in inner["nodes"]}
     outer = {**outer, "id": 102, "inputs": [dict(entry) for entry in outer["inputs"]]}
     (entry,) = [entry for entry in outer["inputs"] if entry["type"] == "VIDEO"]
     entry["link"] = 1
-    shown = [entry["name"] for entry in outer["inputs"] if "widget" in entry]
-    outer["widgets_values"] = [values.get(name) for name in shown]
+    if values:
+        shown = [entry["name"] for entry in outer["inputs"] if "widget" in entry]
+        places = outer["properties"]["proxyWidgets"]
+        outer["widgets_values"] = [
+            values.get(name, _widget(nodes[number], widget))
+            for name, (number, widget) in zip(shown, places, strict=True)
+        ]
     outer["outputs"] = [{**outer["outputs"][0], "links": [2]}]
     common: dict[str, Any] = {"flags": {}, "mode": 0, "properties": {}, "size": [300, 300]}
     load = {"id": 101, "type": "LoadVideo", "pos": [-400, 0], "order": 0, "widgets_values": ["clip.mp4", "image"]}
@@ -75,8 +82,14 @@ def one_node_between(blueprint: Any, values: dict[str, Any]) -> Any:
     save = {"id": 103, "type": "SaveVideo", "pos": [800, 0], "order": 2, "outputs": []}
     save |= {"inputs": [{"name": "video", "type": "VIDEO", "link": 2}], "widgets_values": ["one_node", "auto", "auto"]}
     links = [[1, 101, 0, 102, outer["inputs"].index(entry), "VIDEO"], [2, 102, 0, 103, 0, "VIDEO"]]
-    nodes = [common | load, outer | {"order": 1}, common | save]
-    return {**blueprint, "nodes": nodes, "links": links, "last_node_id": 103, "last_link_id": 2}
+    page = [common | load, outer | {"order": 1}, common | save]
+    return {**blueprint, "nodes": page, "links": links, "last_node_id": 103, "last_link_id": 2}
+
+
+def _widget(node: Any, name: str) -> Any:
+    """The value of a widget of a saved node."""
+    names = [entry["name"] for entry in node["inputs"] if "widget" in entry]
+    return node["widgets_values"][names.index(name)]  # a seed's second value comes after the last that is asked for
 
 
 def with_model(graph: Graph, node: dict[str, Any]) -> Graph:

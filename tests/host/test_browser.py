@@ -191,15 +191,15 @@ def test_every_workflow_opens_whole_and_the_page_would_queue_what_the_converter_
     assert not [text for text in complaints(browser) if ".safetensors" not in text]
 
 
+@pytest.mark.parametrize("values", [{}, {"new_seconds": 1.5, "text": "a boat"}])
 def test_the_blueprint_opens_whole_and_the_page_would_queue_what_the_converter_says(
-    browser: Any,
-    server: Any,
-    schemas: Any,
+    browser: Any, server: Any, schemas: Any, values: dict[str, Any]
 ) -> None:
     open_page(browser, server)
-    flow = one_node_between(page_file("subgraphs/Extend a Clip (PA-VDM).json"), {"new_seconds": 1.5, "text": "a boat"})
+    flow = one_node_between(page_file("subgraphs/Extend a Clip (PA-VDM).json"), values)
     browser.execute_async_script("app.loadGraphData(arguments[0]).then(arguments[1])", flow)
     until(lambda: browser.execute_script("return app.graph.nodes.length") == 3, "the three nodes", 60)
     queued = would_queue(browser)
     assert queued == inputs_of(to_api(flow, schemas))
-    assert [node["new_seconds"] for node in queued.values() if "new_seconds" in node] == [1.5]
+    (length,) = [node["new_seconds"] for node in queued.values() if "new_seconds" in node]
+    assert length == values.get("new_seconds", 20.0)

@@ -1,6 +1,6 @@
 """ComfyUI's own Load CLIP, type pixart, as the published workflows have it: what it gives is what the nodes read.
 
-T5 v1.1 XXL has 9.8 GB. Here is one with its width, layers and tokenizer, and hardly anything else.
+T5 v1.1 XXL has 9.8 GB. Here is one with its layers and tokenizer, the one size that ComfyUI knows it by, and else little.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 pytestmark = pytest.mark.host
 
 TEXT = "a boat on the sea"  # cleaning changes nothing about it
-WIDTH, LAYERS, LENGTH = 4096, 24, 300
+LAYERS, LENGTH = 24, 300
 
 
 def token_ids(core: Path, text: str) -> list[int]:
@@ -31,6 +31,12 @@ def token_ids(core: Path, text: str) -> list[int]:
     return ids
 
 
+def sizes(core: Path) -> dict[str, int]:
+    """ComfyUI 0.3.75 knows T5 XXL by the width of its features, newer ones by that of its feed-forward layers."""
+    by_features = "weight.shape[-1] == 4096" in (core / "comfy" / "sd.py").read_text(encoding="utf-8")
+    return {"d_model": 4096, "d_ff": 16} if by_features else {"d_model": 16, "d_ff": 10240}
+
+
 @pytest.fixture(scope="module")
 def thin(core: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a thin T5 in fp16, which is thin.safetensors on the server, with thin.safetensors to match as model."""
@@ -39,8 +45,8 @@ def thin(core: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     size = max(token_ids(core, TEXT)) + 1  # only as many words as the text has
     assert size < 4000, "a text of commoner words makes a smaller file"
     tiny = new_model.PRESETS["tiny"]
-    config = new_model.TextEncoderConfig(WIDTH, d_kv=8, d_ff=16, num_layers=LAYERS, num_heads=2, vocab_size=size)
-    stdit = replace(tiny.stdit, caption_channels=WIDTH)
+    config = new_model.TextEncoderConfig(**sizes(core), d_kv=8, num_layers=LAYERS, num_heads=2, vocab_size=size)
+    stdit = replace(tiny.stdit, caption_channels=config.d_model)
     folder = tmp_path_factory.mktemp("models") / "thin"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(new_model, "PRESETS", {"thin": replace(tiny, stdit=stdit, text_encoder=config)})
@@ -53,7 +59,7 @@ def thin(core: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def features(core: Path, thin: Path, text: str) -> Tensor:
-    """(n, WIDTH) of the n real tokens by transformers alone, padded and masked as the published models were trained."""
+    """(n, width) of the n real tokens by transformers alone, padded and masked as the published models were trained."""
     from transformers import T5EncoderModel
 
     ids = token_ids(core, text)
@@ -104,7 +110,7 @@ def test_the_stock_loader_gives_the_features_of_the_real_tokens_without_padding_
     graph["stock"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": TEXT}}
     expected = features(core, thin, TEXT)
     found, beside = kept_by(server, graph, ["stock", 0])
-    assert found.shape == (1, len(token_ids(core, TEXT)), WIDTH)
+    assert found.shape == (1, len(token_ids(core, TEXT)), sizes(core)["d_model"])
     assert "attention_mask" not in beside
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-4)
     own, _ = kept_by(server, graph, [find(graph, "PAVDM_EncodePrompt"), 0])

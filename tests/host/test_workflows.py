@@ -172,6 +172,8 @@ def test_the_command_uploads_runs_and_downloads(
     assert "steps must be a multiple" in failed.stderr and "Traceback" not in failed.stderr
     refused = pavdm(file, "--server", server.url, cwd=tmp_path)  # the published weights are not there
     assert refused.returncode == 1 and "refuses the workflow" in refused.stderr and "not in" in refused.stderr
+    two = pavdm(ROOT / "workflows" / "beside_the_baseline.json", "--server", server.url, "--out", "x.mp4", cwd=tmp_path)
+    assert two.returncode == 2 and "the workflow saves 2: Save PA-VDM" in two.stderr  # known before anything is queued
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made.mp4", "my clip.mp4", "small.json"]
 
 
