@@ -1,4 +1,4 @@
-"""Workflows for the tests on a real ComfyUI: the shipped ones made small, taken apart, and put together anew."""
+"""Workflows for the tests on a real ComfyUI: the shipped ones, and made small."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def small(graph: Graph, new_seconds: float = 3 * CHUNK_SECONDS, stock_clip: bool
         "seconds": CHUNK_SECONDS,
         "steps": 6,
         "window_chunks": 3,
+        "autosave": "",  # each test makes its own videos
     }
     for number, node in graph.items():
         inputs = node["inputs"]
@@ -90,36 +91,3 @@ def _widget(node: Any, name: str) -> Any:
     """The value of a widget of a saved node."""
     names = [entry["name"] for entry in node["inputs"] if "widget" in entry]
     return node["widgets_values"][names.index(name)]  # a seed's second value comes after the last that is asked for
-
-
-def with_model(graph: Graph, node: dict[str, Any]) -> Graph:
-    """`graph` with a node, whose `model` input is the loaded one, between loader and guider."""
-    loader, guider = by_class(graph, "PAVDM_LoadModel"), by_class(graph, "CFGGuider")
-    node = {**node, "inputs": {"model": [loader, 0], **node["inputs"]}}
-    own = {**graph[guider], "inputs": {**graph[guider]["inputs"], "model": ["patched", 0]}}
-    return {**graph, "patched": node, guider: own}
-
-
-def step_by_step(graph: Graph, parts: list[float]) -> Graph:
-    """The sampling nodes of `graph` replaced by Start, an Extend for each of `parts` (in chunks), Finish, Save Latent."""
-    guider, sampler = [by_class(graph, "CFGGuider"), 0], [by_class(graph, "PAVDM_ProgressiveSampler"), 0]
-    latent = graph[by_class(graph, "SamplerCustomAdvanced")]["inputs"]["latent_image"]
-    drop = ("SamplerCustomAdvanced", "PAVDM_DecodeToVideo", "SaveVideo", "RandomNoise")
-    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
-    start = {"sampler": sampler, "latent": latent, "noise_seed": 7}
-    graph["start"] = {"class_type": "PAVDM_Start", "inputs": start}
-    state = ["start", 0]
-    for number, chunks in enumerate(parts):
-        inputs = {"guider": guider, "state": state, "seconds": round(chunks * CHUNK_SECONDS - 0.01, 2)}
-        graph[f"extend{number}"] = {"class_type": "PAVDM_Extend", "inputs": inputs}
-        state = [f"extend{number}", 0]
-    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider}}
-    saved = {"samples": ["finish", 0], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
-    graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
-    return graph
-
-
-def by_class(graph: Graph, class_type: str) -> str:
-    """Id of the only node of a class."""
-    (found,) = [number for number, node in graph.items() if node["class_type"] == class_type]
-    return found

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 from cache import fetched
-from host_graphs import ROOT, Graph, by_class, shipped, small, step_by_step, with_model
+from host_graphs import ROOT, shipped, small
 
 from pavdm.comfyui.core import fetch
 from pavdm.errors import InputError
@@ -31,6 +31,10 @@ PACK = "pavdm"
 PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
 SECONDS_TO_START = 500
 SECONDS_PER_RUN = 500
+
+CHUNK_SECONDS = 17 / 24
+
+Graph = dict[str, dict[str, Any]]
 
 
 class RunFailed(Exception):
@@ -210,6 +214,33 @@ def workflow() -> Any:
     return load
 
 
+def with_model(graph: Graph, node: dict[str, Any]) -> Graph:
+    """`graph` with a node, whose `model` input is the loaded one, between loader and guider."""
+    loader, guider = by_class(graph, "PAVDM_LoadModel"), by_class(graph, "CFGGuider")
+    node = {**node, "inputs": {"model": [loader, 0], **node["inputs"]}}
+    own = {**graph[guider], "inputs": {**graph[guider]["inputs"], "model": ["patched", 0]}}
+    return {**graph, "patched": node, guider: own}
+
+
+def step_by_step(graph: Graph, parts: list[float]) -> Graph:
+    """The sampling nodes of `graph` replaced by Start, an Extend for each of `parts` (in chunks), Finish, Save Latent."""
+    guider, sampler = [by_class(graph, "CFGGuider"), 0], [by_class(graph, "PAVDM_ProgressiveSampler"), 0]
+    latent = graph[by_class(graph, "SamplerCustomAdvanced")]["inputs"]["latent_image"]
+    drop = ("SamplerCustomAdvanced", "PAVDM_DecodeToVideo", "SaveVideo", "RandomNoise")
+    graph = {number: node for number, node in graph.items() if node["class_type"] not in drop}
+    start = {"sampler": sampler, "latent": latent, "noise_seed": 7}
+    graph["start"] = {"class_type": "PAVDM_Start", "inputs": start}
+    state = ["start", 0]
+    for number, chunks in enumerate(parts):
+        inputs = {"guider": guider, "state": state, "seconds": round(chunks * CHUNK_SECONDS - 0.01, 2)}
+        graph[f"extend{number}"] = {"class_type": "PAVDM_Extend", "inputs": inputs}
+        state = [f"extend{number}", 0]
+    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider}}
+    saved = {"samples": ["finish", 0], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
+    graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
+    return graph
+
+
 def sampled_latents(server: Server, graph: Graph, node: str = "", output: int = 0) -> Any:
     """Run `graph` up to a LATENT output (default: of Sampler Custom Advanced) and return its latents."""
     from safetensors.torch import load_file
@@ -221,6 +252,12 @@ def sampled_latents(server: Server, graph: Graph, node: str = "", output: int = 
     graph = {**graph, "saved": {"class_type": "SaveLatent", "inputs": saved}}
     (path,) = [p for p in server.files(server.run(graph), "saved") if p.suffix == ".latent"]
     return load_file(path)["latent_tensor"]
+
+
+def by_class(graph: Graph, class_type: str) -> str:
+    """Id of the only node of a class."""
+    (found,) = [number for number, node in graph.items() if node["class_type"] == class_type]
+    return found
 
 
 @pytest.fixture
