@@ -89,6 +89,26 @@ def test_a_cancelled_run_queued_again_goes_on_from_its_last_chunk_to_the_same_la
     assert not torch.equal(latents_of(server, other, node), expected)
 
 
+def test_a_run_whose_server_died_goes_on_on_another_one(
+    server: Any, another_server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any
+) -> None:
+    name = uuid4().hex
+
+    def graph(**probe: Any) -> Any:
+        made = workflow("text_to_long_video", new_seconds=3.0)
+        made[find(made, "PAVDM_ProgressiveSampler")]["inputs"]["autosave"] = f"kept/{name}"
+        return patched(made, {"class_type": "Probe_Model", "inputs": probe})
+
+    with another_server() as dying:
+        dying.queue(graph(name=name, kill_at=9))
+        assert dying.process.wait(120) == -signal.SIGKILL
+    resumed = latents_of(server, graph(name=f"{name}-again"))
+    plain = graph(name=f"{name}-whole")
+    plain[find(plain, "PAVDM_ProgressiveSampler")]["inputs"]["autosave"] = ""
+    assert torch.equal(resumed, latents_of(server, plain))
+    assert 0 < len(server.noted(f"{name}-again")) < len(server.noted(f"{name}-whole"))
+
+
 def test_a_run_cut_by_interrupt_and_queued_again_gives_the_latents_of_one_that_was_not(
     server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any
 ) -> None:
@@ -111,26 +131,6 @@ def test_a_run_cut_by_interrupt_and_queued_again_gives_the_latents_of_one_that_w
     assert len(server.noted(name)) <= begun + 1
     resumed = latents_of(server, graph(f"kept/{name}", f"{name}-again"))
     assert torch.equal(resumed, latents_of(server, graph("", f"{name}-whole")))
-    assert 0 < len(server.noted(f"{name}-again")) < len(server.noted(f"{name}-whole"))
-
-
-def test_a_run_whose_server_died_goes_on_on_another_one(
-    server: Any, another_server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any
-) -> None:
-    name = uuid4().hex
-
-    def graph(**probe: Any) -> Any:
-        made = workflow("text_to_long_video", new_seconds=3.0)
-        made[find(made, "PAVDM_ProgressiveSampler")]["inputs"]["autosave"] = f"kept/{name}"
-        return patched(made, {"class_type": "Probe_Model", "inputs": probe})
-
-    with another_server() as dying:
-        dying.queue(graph(name=name, kill_at=9))
-        assert dying.process.wait(120) == -signal.SIGKILL
-    resumed = latents_of(server, graph(name=f"{name}-again"))
-    plain = graph(name=f"{name}-whole")
-    plain[find(plain, "PAVDM_ProgressiveSampler")]["inputs"]["autosave"] = ""
-    assert torch.equal(resumed, latents_of(server, plain))
     assert 0 < len(server.noted(f"{name}-again")) < len(server.noted(f"{name}-whole"))
 
 
