@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 from workflow_files import NAMESPACE, NODE_WIDTH, SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS, Drawing
-from workflow_sources import Outside
+from workflow_parts import Outside
 
 CATEGORY = "PA-VDM"
 END_WIDTH, END_GAP, ROW = 120, 200, 20

@@ -8,24 +8,19 @@ The server is a ComfyUI with this pack. Run it after changing a node.
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pavdm.comfyui.client import Client, ServerError
-from pavdm.comfyui.widgets import inputs_of
+from from_server import ROOT, Schemas, as_json, write
 
-ROOT = Path(__file__).resolve().parent.parent
+from pavdm.comfyui.widgets import default_of, inputs_of, options_of
+
 CHINESE = Path(__file__).resolve().parent / "texts" / "zh.json"
 INPUTS, OUTPUTS, BY_HAND = "## Inputs\n", "## Outputs\n", "## Example\n"
 # Characters that the page's translations give a meaning; a tooltip with one of them stays as the node has it.
 SPECIAL = frozenset("|{}@$")
-
-Schemas = Mapping[str, Any]
 
 
 def files(schemas: Schemas) -> dict[str, str]:
@@ -33,9 +28,9 @@ def files(schemas: Schemas) -> dict[str, str]:
     own = {name: schema for name, schema in sorted(schemas.items()) if name.startswith("PAVDM_")}
     missing: list[str] = []
     made = {f"web/docs/{name}.md": page(name, schema, missing) for name, schema in own.items()}
-    made["locales/en/nodeDefs.json"] = _text({name: english(schema) for name, schema in own.items()})
+    made["locales/en/nodeDefs.json"] = as_json({name: english(schema) for name, schema in own.items()})
     texts = json.loads(CHINESE.read_text(encoding="utf-8"))
-    made["locales/zh/nodeDefs.json"] = _text({name: chinese(name, own[name], texts, missing) for name in own})
+    made["locales/zh/nodeDefs.json"] = as_json({name: chinese(name, own[name], texts, missing) for name in own})
     if missing:
         raise ValueError("to be written by hand: " + "; ".join(missing))
     return made
@@ -63,11 +58,10 @@ def page(name: str, schema: Schemas, missing: list[str]) -> str:
 
 def _values(key: str, kind: Any, options: Mapping[str, Any]) -> tuple[str, str]:
     """What an input takes, and its default, for a table."""
-    offered = kind if isinstance(kind, list) else options.get("options")
-    if key.endswith("_name") and offered is not None:  # which ones, depends on the machine
-        return "files found", ""
-    if offered is not None:
-        return ", ".join(map(str, offered)), _cell(options.get("default", offered[0]))
+    if isinstance(kind, list) or kind == "COMBO":
+        if key.endswith("_name"):  # which ones, depends on the machine
+            return "files found", ""
+        return ", ".join(map(str, options_of(kind, options))), _cell(default_of(kind, options))
     if "min" in options:
         return f"{_number(options['min'])} to {_number(options['max'])}", _number(options.get("default", ""))
     if kind == "BOOLEAN":
@@ -118,38 +112,12 @@ def _entry(label: str, tooltip: str) -> dict[str, str]:
     return {"name": label} if SPECIAL & set(tooltip) else {"name": label, "tooltip": tooltip}
 
 
-def _text(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
 def stale(schemas: Schemas) -> Iterator[str]:
     """Help pages of nodes that are no more."""
     known = {f"{name}.md" for name in schemas}
     yield from (f"web/docs/{path.name}" for path in (ROOT / "web" / "docs").glob("*.md") if path.name not in known)
 
 
-async def _schemas(url: str) -> dict[str, Any]:
-    async with Client(url) as client:
-        return await client.object_info()
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--server", required=True, metavar="URL")
-    options = parser.parse_args()
-    try:
-        schemas = asyncio.run(_schemas(options.server))
-        made = files(schemas)
-    except (ServerError, ValueError) as error:
-        sys.exit(str(error))
-    for name, text in made.items():
-        path = ROOT / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-        print(name)
-    for name in stale(schemas):
-        print(f"stale, to be deleted: {name}")
-
-
 if __name__ == "__main__":
-    main()
+    for page_of_no_node in stale(write(files, __doc__)):
+        print(f"stale, to be deleted: {page_of_no_node}")

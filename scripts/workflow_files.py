@@ -1,4 +1,4 @@
-"""A workflow of `workflow_sources` as ComfyUI's two kinds of files: laid out for the page, and bare for the API.
+"""A flow of `workflow_sources` as ComfyUI's two kinds of files: laid out for the page, and bare for the API.
 
 What a node looks like (sockets, widgets, outputs) comes from a server for the pack's nodes. For ComfyUI's own it stands
 here, as it was in the oldest version that is supported: newer ones read that, too.
@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from workflow_sources import Flow, Group, Node, Out, Outside
+from workflow_parts import Flow, Group, Node, Out, Outside
+
+from pavdm.comfyui.widgets import default_of, has_widget, inputs_of
 
 NOTE_WIDTH, NODE_WIDTH, GAP, MARGIN, HEADING, TITLE = 340, 340, 60, 25, 60, 30
 SOCKET, WIDGET, MULTILINE, PREVIEW = 20, 24, 110, 260
@@ -80,22 +82,18 @@ STOCK: Mapping[str, Spec] = {
         preview=True,
     ),
 }
-WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
 def spec_from(schema: Mapping[str, Any]) -> Spec:
     """The look of a node from what a server says of it in /object_info."""
     sockets, widgets = [], []
-    for group in ("required", "optional"):
-        for name, content in (schema["input"].get(group) or {}).items():
-            kind, options = content[0], content[1] if len(content) > 1 else {}
-            listed = kind if isinstance(kind, list) else options.get("options")
-            if isinstance(kind, list) or kind in WIDGET_TYPES:
-                default = options.get("default", listed[0] if listed else None)
-                seed, text = bool(options.get("control_after_generate")), bool(options.get("multiline"))
-                widgets.append((name, "COMBO" if isinstance(kind, list) else kind, default, seed, text))
-            else:
-                sockets.append((name, kind))
+    for name, kind, options in inputs_of(schema["input"]):
+        if has_widget(name, kind, options):
+            seed, text = bool(options.get("control_after_generate")), bool(options.get("multiline"))
+            shown = "COMBO" if isinstance(kind, list) else kind
+            widgets.append((name, shown, default_of(kind, options), seed, text))
+        else:
+            sockets.append((name, kind))
     outputs = tuple(zip(schema["output_name"], schema["output"], strict=True))
     optional = frozenset(schema["input"].get("optional") or {})
     return Spec(schema["display_name"], tuple(sockets), tuple(widgets), outputs, optional=optional)

@@ -1,152 +1,11 @@
-"""What the shipped workflows are: nodes, values, links, groups and the notes beside them. Nothing about files.
-
-A node is (key, class, inputs): a value, or Out("key", "output name") for a link. Keys become titles where given.
-"""
+"""What the shipped workflows are: nodes, values, links, groups and the notes beside them. Nothing about files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-HUGGING_FACE = "https://huggingface.co"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A file that a node selects; url None for those that come with the pack."""
-
-    name: str
-    directory: str
-    url: str | None = None
-
-
-@dataclass(frozen=True)
-class Out:
-    """A link: the output `output` of the node `node`."""
-
-    node: str
-    output: str
-
-
-@dataclass(frozen=True)
-class Outside:
-    """An input of the subgraph that the node is in: `name` there, with the value that it has at first."""
-
-    name: str
-    value: Any = None
-
-
-@dataclass(frozen=True)
-class Node:
-    key: str
-    kind: str
-    inputs: Mapping[str, Any] = field(default_factory=dict)
-    title: str | None = None
-    models: tuple[Model, ...] = ()
-
-
-@dataclass(frozen=True)
-class Group:
-    """A column of nodes under a heading, with a note (Markdown) on top."""
-
-    title: str
-    note: str
-    nodes: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Flow:
-    name: str
-    intro: str
-    groups: tuple[Group, ...]
-
-    @property
-    def nodes(self) -> list[Node]:
-        return [node for group in self.groups for node in group.nodes]
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What the workflows are made for: the published weights, or the small model that comes with the pack."""
-
-    prefix: str
-    stdit: Model
-    vae: Model
-    text: Model
-    size: Mapping[str, Any]
-    schedule: Mapping[str, Any]
-    loop: Mapping[str, Any]
-    cfg: float
-    scores: Mapping[str, Any]
-    prompts: Mapping[str, str]
-    seconds: Mapping[str, float]
-    about_models: str
-    fps: float = 24.0
-    own_text_encoder: bool = False
-    demo_clip: bool = False
-
-
-PUBLISHED = Profile(
-    prefix="",
-    stdit=Model(
-        "OpenSora-STDiT-v3.safetensors",
-        "diffusion_models",
-        f"{HUGGING_FACE}/hpcai-tech/OpenSora-STDiT-v3/resolve/main/model.safetensors",
-    ),
-    vae=Model(
-        "OpenSora-VAE-v1.2.safetensors",
-        "vae",
-        f"{HUGGING_FACE}/hpcai-tech/OpenSora-VAE-v1.2/resolve/main/model.safetensors",
-    ),
-    text=Model(
-        "t5xxl_fp16.safetensors",
-        "text_encoders",
-        f"{HUGGING_FACE}/comfyanonymous/flux_text_encoders/resolve/main/t5xxl_fp16.safetensors",
-    ),
-    size={"resolution": "240p", "aspect": "9:16", "width": 424, "height": 240},
-    schedule={"steps": 30, "window_chunks": 6},
-    loop={"steps": 30, "clip_latents": 15, "condition_latents": 5},
-    cfg=7.0,
-    scores={"aesthetic": 6.5, "motion": -1.0},
-    prompts={
-        "clip": "a street with bicycles in the morning sun",
-        "text": "|0s| a lighthouse by the sea, waves roll in |20s| night falls and the lighthouse is lit",
-        "first": "a sailing boat on a calm sea, clear sky",
-        "then": "a sailing boat in a storm, high waves, dark clouds",
-    },
-    seconds={"clip": 20.0, "text": 60.0, "part": 10.0},
-    about_models="Three files, which are not downloaded for you (ComfyUI offers it if they are missing):\n\n"
-    "- `OpenSora-STDiT-v3.safetensors` (4.8 GB) in `models/diffusion_models`\n"
-    "- `OpenSora-VAE-v1.2.safetensors` (1.6 GB) in `models/vae`\n"
-    "- `t5xxl_fp16.safetensors` (9.8 GB) in `models/text_encoders`; the fp8 file works, too",
-)
-
-# The small model that is trained on the project's own world of moving shapes, and ships with the pack. What it is
-# trained with decides these values; nothing else here knows it.
-TINY = Profile(
-    prefix="demo_",
-    stdit=Model("pavdm-tiny-stdit.safetensors", "diffusion_models"),
-    vae=Model("pavdm-tiny-vae.safetensors", "vae"),
-    text=Model("pavdm-tiny-text-encoder.safetensors", "text_encoders"),
-    size={"resolution": "custom", "aspect": "9:16", "width": 96, "height": 64},
-    schedule={"steps": 15, "window_chunks": 3},
-    loop={"steps": 15, "clip_latents": 15, "condition_latents": 5},
-    cfg=3.0,
-    scores={"aesthetic": -1.0, "motion": -1.0},
-    prompts={
-        "clip": "",  # the clip's own caption
-        "text": "|0s| A red circle moving left and right over a plain cream background. "
-        "|6s| A blue circle moving left and right over a plain cream background.",
-        "first": "A red circle moving left and right over a plain cream background.",
-        "then": "A blue circle moving left and right over a plain cream background.",
-    },
-    seconds={"clip": 8.5, "text": 12.75, "part": 4.25},
-    about_models="The small model of the pack, which knows moving shapes and nothing else: nothing has to be "
-    "downloaded, and a CPU suffices. The workflow of the same name without *demo* is the one for real pictures.",
-    own_text_encoder=True,
-    demo_clip=True,
-)
+from workflow_parts import PUBLISHED, TINY, Flow, Group, Node, Out, Outside, Profile
 
 
 def loaders(profile: Profile) -> Group:
@@ -432,37 +291,34 @@ def beside_the_baseline(profile: Profile) -> Flow:
 
 
 def one_node(profile: Profile) -> Flow:
-    """The chain of extend_a_clip as the inside of one node: a clip's frames in, a video out."""
+    """The chain of extend_a_clip as the inside of one node: a clip in, the longer video out."""
     length = {**profile.size, "fps": profile.fps, "new_seconds": Outside("new_seconds", profile.seconds["clip"])}
-    images = {"images": Outside("images"), "source_fps": Outside("source_fps", profile.fps)}
+    frames = {"images": Out("parts", "images"), "source_fps": Out("parts", "fps")}
     chosen = {"clip_name": Outside("clip_name", profile.text.name), "type": "pixart", "device": "default"}
+    model = {"model_name": Outside("model_name", profile.stdit.name), "vae": Out("vae", "vae")}
     models = (
-        Node(
-            "model",
-            "PAVDM_LoadModel",
-            {"model_name": Outside("model_name", profile.stdit.name)},
-            models=(profile.stdit,),
-        ),
         Node("vae", "PAVDM_LoadVAE", {"vae_name": Outside("vae_name", profile.vae.name)}, models=(profile.vae,)),
+        Node("model", "PAVDM_LoadModel", model, models=(profile.stdit,)),
         Node("text", "CLIPLoader", chosen, models=(profile.text,)),
     )
     middle = (
         prompt(profile, "prompt", Outside("text", profile.prompts["clip"])),
         guider(profile, "guider", "prompt"),
-        Node("latent", "PAVDM_EncodeClip", {"vae": Out("vae", "vae"), **images, **length}),
+        Node("parts", "GetVideoComponents", {"video": Outside("video")}),
+        Node("latent", "PAVDM_EncodeClip", {"vae": Out("vae", "vae"), **frames, **length}),
     )
     end = (
         Node("noise", "RandomNoise", {"noise_seed": Outside("noise_seed", 42)}),
         Node("sampler", "PAVDM_ProgressiveSampler", profile.schedule),
         sampled("sampled", "sampler"),
-        decode(profile, "video", Out("sampled", "output"), "")[0],
+        decode(profile, "video", Out("sampled", "output"), "", clip=clip_frames(profile))[0],
     )
     groups = (
         Group("Models", "The files are chosen on the node outside.", models),
         Group("Prompt and clip", "Size and frame rate are set here.", middle),
         Group("The whole video in one go", "The method's settings are those of *Progressive Sampler*.", end),
     )
-    return Flow("Extend a Clip (PA-VDM)", "Goes on from where a clip ends: its frames in, a video out.", groups)
+    return Flow("Extend a Clip (PA-VDM)", "Goes on from where a clip ends: a clip in, the longer video out.", groups)
 
 
 def all_flows() -> list[Flow]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from cache import fetched
 from extending import extend
 from hypothesis import settings
 
@@ -22,13 +22,6 @@ settings.load_profile("pavdm")
 FETCH_CLIPS = Path(__file__).resolve().parent.parent / "scripts" / "clips.py"
 
 MakeClip = Callable[..., Path]
-
-
-def clip_cache() -> Path:
-    """Where the real clips are kept between runs: $PAVDM_TEST_CACHE, else the user's cache directory."""
-    if folder := os.environ.get("PAVDM_TEST_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavdm-tests"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def clips_dir() -> Path:
-    folder = clip_cache()
+    folder = fetched()
     done = subprocess.run([sys.executable, FETCH_CLIPS, folder], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.fail(f"no real clips to test with: {done.stderr}", pytrace=False)

@@ -149,5 +149,5 @@ def test_the_blueprint_shows_each_of_its_widgets_on_the_node() -> None:
         assert entry["link"] == link and entry["type"] == inside["type"] == outside["type"]
         if "widget" in outside:
             assert next(shown) == [str(links[link]["target_id"]), entry["widget"]["name"]]
-    assert {"images", "text", "new_seconds", "noise_seed"} <= {entry["name"] for entry in inner["inputs"]}
+    assert {"video", "text", "new_seconds", "noise_seed"} <= {entry["name"] for entry in inner["inputs"]}
     assert next(shown, None) is None

@@ -13,9 +13,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pavdm.comfyui.client import Client, Graph, OutputFile, RunFailed, Update, require_aiohttp
+from pavdm.comfyui.client import Client, Graph, OutputFile, ServerError, Update, require_aiohttp
 from pavdm.comfyui.convert import is_api, read_workflow, to_api
-from pavdm.comfyui.launch import find_installation, running
+from pavdm.comfyui.destination import check_content, check_place, instead_of, is_one_file, on_server, places
+from pavdm.comfyui.launch import base_folder, find_installation, running
 from pavdm.comfyui.settings import apply, uploads
 from pavdm.errors import InputError
 
@@ -36,14 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(),
         metavar="DIR",
-        help="where the videos go (default: here). A name that ends in .mp4 or the like is one file",
+        help="where the videos go (default: here). A name that ends in .mp4 or the like is one file; they stay in "
+        "ComfyUI's output folder, too",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     server = parser.add_argument_group("ComfyUI", "Without --server one is started, and stopped at the end.")
     server.add_argument("--server", metavar="URL", help="a running one, such as http://127.0.0.1:8188")
     server.add_argument("--comfyui", type=Path, metavar="DIR", help="start this one (default: $COMFYUI_PATH)")
-    server.add_argument("--fetch-comfyui", action="store_true", help="download one (0.3.75, 8 MB) if there is no other")
+    server.add_argument(
+        "--fetch-comfyui",
+        action="store_true",
+        help="download one (0.3.75, 8 MB) into the user's cache directory, pavdm/ there, if there is no other; its "
+        "models, input and output folders are in pavdm/comfyui-base",
+    )
     server.add_argument(
         "--comfyui-arg",
         action="append",
@@ -58,8 +65,7 @@ def run(options: argparse.Namespace) -> list[Path]:
     require_aiohttp()
     content = read_workflow(options.workflow)
     target: Path = options.out
-    if target.suffix and target.exists() and not target.is_dir() and not options.overwrite:
-        raise InputError(f"{target} exists: give another --out, or --overwrite")
+    check_place(target, options.overwrite)
     if options.server and (options.comfyui or options.fetch_comfyui or options.comfyui_arg):
         raise InputError("--server is a ComfyUI that runs already: leave out --comfyui, --fetch-comfyui, --comfyui-arg")
     with _terminated_as_interrupted():
@@ -67,50 +73,44 @@ def run(options: argparse.Namespace) -> list[Path]:
 
 
 async def _run(options: argparse.Namespace, content: dict[str, Any], target: Path) -> list[Path]:
-    async with _server(options) as url, Client(url) as client:
+    async with _server(options) as (url, place), Client(url) as client:
         schemas = await client.object_info()
         graph: Graph = content if is_api(content) else to_api(content, schemas)
         graph, chosen = apply(graph, options.settings, schemas)
+        check_content(graph, target, schemas)
         for upload in list(uploads(graph, chosen, schemas)):
             graph[upload.node]["inputs"][upload.name] = await client.upload(upload.file)
         with _Display(graph, options.quiet) as display:
             outcome = await client.run(graph, display.show, None if is_api(content) else content)
         saved = [file for file in outcome.files if file.kind == "output"]
-        paths = _targets(saved, target)
+        return await _download(client, saved, target, place)
+
+
+async def _download(client: Client, saved: list[OutputFile], target: Path, place: str) -> list[Path]:
+    """The paths of the files on this machine. Where one cannot be had, the error says that all are still in `place`."""
+    paths = places(saved, target)
+    if is_one_file(target) and paths != [target]:
+        print(f"what was saved is not one {target.suffix} file: it goes to {instead_of(target)}", file=sys.stderr)
+    try:
         for file, path in zip(saved, paths, strict=True):
             path.parent.mkdir(parents=True, exist_ok=True)
             await client.download(file, path)
-        return paths
+    except (ServerError, OSError) as error:
+        raise ServerError(f"{error}\nThe run is done: {on_server(saved)} of {place} has what it saved") from error
+    return paths
 
 
 @asynccontextmanager
-async def _server(options: argparse.Namespace) -> AsyncIterator[str]:
+async def _server(options: argparse.Namespace) -> AsyncIterator[tuple[str, str]]:
+    """Address of a running server, and how the place of its folders is named to a person."""
     if options.server:
-        yield options.server
+        yield options.server, f"the ComfyUI at {options.server}"
         return
     installation = find_installation(options.comfyui, options.fetch_comfyui)
     if not options.quiet:
         print(f"starting ComfyUI in {installation.folder} ...", file=sys.stderr, flush=True)
     async with running(installation, options.comfyui_arg) as url:
-        yield url
-
-
-def _targets(files: list[OutputFile], target: Path) -> list[Path]:
-    """Where each file goes: into the folder `target`, under a free name, or as `target` itself."""
-    if target.suffix and not target.is_dir():
-        if len(files) != 1:
-            raise RunFailed(f"{target} is one file, the workflow saved {len(files)}: give a folder as --out")
-        if Path(files[0].filename).suffix != target.suffix:
-            raise RunFailed(f"the workflow saved {files[0].filename}: give --out the same ending, or a folder")
-        return [target]
-    paths: list[Path] = []
-    for file in files:
-        name = Path(file.filename.replace("\\", "/")).name  # the server says the name, never the place
-        path, number = target / name, 1
-        while path.exists() or path in paths:
-            path, number = target / f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
-        paths.append(path)
-    return paths
+        yield url, str(base_folder(installation, options.comfyui_arg))
 
 
 class _Display:

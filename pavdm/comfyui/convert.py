@@ -20,6 +20,12 @@ MUTED, BYPASSED = 2, 4
 SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = -10, -20  # the two ends of a subgraph, as ids of nodes
 PAGE_ONLY = {"Note", "MarkdownNote", "Reroute", "PrimitiveNode"}
 ANY = {"*", "", None}
+Needed = Mapping[str, "type | tuple[type, ...]"]
+# What each part of a saved workflow has to have to be read at all.
+NODE_PARTS: Needed = {"id": (int, str), "type": str}
+SUBGRAPH_PARTS: Needed = {"id": str, "nodes": list}
+NAMED: Needed = {"name": str}
+LINK_PARTS = ("id", "origin_id", "origin_slot", "target_id", "target_slot")
 
 Node = Mapping[str, Any]
 
@@ -52,9 +58,13 @@ def to_api(workflow: Mapping[str, Any], schemas: Mapping[str, Any]) -> Graph:
     """A UI workflow in API format. schemas: of the server's nodes, as /object_info gives them.
 
     Nodes in subgraphs get the ids that the page gives them, "subgraph node:node". Raises InputError for nodes that the
-    server does not have.
+    server does not have, and for a workflow with parts that the page would not have saved.
     """
-    subgraphs = {part["id"]: part for part in (workflow.get("definitions") or {}).get("subgraphs") or []}
+    definitions = workflow.get("definitions") or {}
+    subgraphs = {part["id"]: part for part in _parts(definitions.get("subgraphs"), "subgraph", SUBGRAPH_PARTS)}
+    for definition in (workflow, *subgraphs.values()):
+        _check(definition)
+    _check_depth(workflow, subgraphs)
     top = _Scope.of(workflow, subgraphs)
     graph: Graph = {}
     missing = set()
@@ -81,6 +91,45 @@ def to_api(workflow: Mapping[str, Any], schemas: Mapping[str, Any]) -> Graph:
     return graph
 
 
+def _parts(listed: Any, name: str, needed: Needed) -> list[dict[str, Any]]:
+    """`listed`, each a dict with what is `needed`, of these types; InputError names the first that is not."""
+    for number, part in enumerate(listed or [], 1):
+        for key, kinds in needed.items():
+            if not isinstance(part, dict) or not isinstance(part.get(key), kinds):
+                got = f"{key!r} is {part[key]!r}" if isinstance(part, dict) and key in part else f"it has no {key!r}"
+                raise InputError(f"{name} {number} of the workflow is damaged: {got}. Save it again in ComfyUI's page")
+    return list(listed or [])
+
+
+def _check(definition: Mapping[str, Any]) -> None:
+    """Raises InputError unless nodes, inputs, outputs and links of a level of the graph are such as can be followed."""
+    _parts(definition.get("inputs"), "subgraph input", NAMED)
+    for node in _parts(definition["nodes"], "node", NODE_PARTS):
+        _parts(node.get("inputs"), f"node {node['id']} ({node['type']}): input", NAMED)
+        _parts(node.get("outputs"), f"node {node['id']} ({node['type']}): output", {})
+    for number, link in enumerate(definition.get("links") or [], 1):
+        ends = [link.get(key) for key in LINK_PARTS] if isinstance(link, dict) else link
+        if (
+            not isinstance(ends, list)
+            or len(ends) < len(LINK_PARTS)
+            or not all(isinstance(e, int | str) for e in ends[:5])
+        ):
+            raise InputError(f"link {number} of the workflow is damaged: {link!r}. Save it again in ComfyUI's page")
+
+
+def _check_depth(workflow: Mapping[str, Any], subgraphs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises InputError if a subgraph holds itself, at any depth."""
+
+    def descend(definition: Mapping[str, Any], around: tuple[str, ...]) -> None:
+        for kind in {node["type"] for node in definition["nodes"] if node["type"] in subgraphs}:
+            if kind in around:
+                name = subgraphs[kind].get("name") or kind
+                raise InputError(f"the subgraph {name!r} of the workflow holds itself, so it has no end")
+            descend(subgraphs[kind], (*around, kind))
+
+    descend(workflow, ())
+
+
 def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
@@ -96,7 +145,10 @@ def _inputs(scope: _Scope, node: Node, schema: Mapping[str, Any]) -> dict[str, A
     # A list would be read as a link.
     values = {name: {"__value__": value} if isinstance(value, list) else value for name, value in values.items()}
     for entry in node.get("inputs") or []:
-        found = None if entry.get("link") is None else scope.source(entry["link"])
+        try:
+            found = None if entry.get("link") is None else scope.source(entry["link"])
+        except RecursionError:
+            raise InputError(f"the links to {entry['name']!r} of {node['type']} {node['id']} go in a circle") from None
         if found is not None:
             values[entry["name"]] = found.value if isinstance(found, _Literal) else [found.node, found.slot]
     return values
@@ -211,8 +263,10 @@ class _Scope:
         return None if link is None else self.source(link)
 
     def _from_outside(self, slot: int) -> _Output | _Literal | None:
-        name = self.definition["inputs"][slot]["name"]
-        assert self.parent is not None and self.instance is not None
+        known = self.definition.get("inputs") or []
+        if slot >= len(known) or self.parent is None or self.instance is None:
+            return None
+        name = known[slot]["name"]
         entries = self.instance.get("inputs") or []
         for index, entry in enumerate(entries):
             if entry["name"] == name and entry.get("link") is not None:
@@ -222,9 +276,10 @@ class _Scope:
     def _around(self, node: Node, slot: int) -> _Output | _Literal | None:
         """What a bypassed node passes on: its input of the output's type, that at the same place first."""
         outputs, inputs = node.get("outputs") or [], node.get("inputs") or []
-        kind = outputs[slot]["type"] if slot < len(outputs) else None
+        kind = outputs[slot].get("type") if slot < len(outputs) else None
         for index in (slot, *range(len(inputs))):
-            if index < len(inputs) and (inputs[index]["type"] == kind or kind in ANY or inputs[index]["type"] in ANY):
+            offered = inputs[index].get("type") if index < len(inputs) else None
+            if index < len(inputs) and (offered == kind or kind in ANY or offered in ANY):
                 found = self._input(node, index)
                 if found is not None:
                     return found

@@ -25,10 +25,8 @@ FOREIGN = "extra_model_paths.yaml"
 
 
 def default_cache() -> Path:
-    """Where the core is kept: $PAVDM_TEST_CACHE, else the user's cache directory."""
-    if folder := os.environ.get("PAVDM_TEST_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavdm-tests"
+    """Where this project keeps what it may fetch anew: in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pavdm"
 
 
 def fetch(folder: Path) -> Path:

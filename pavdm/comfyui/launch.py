@@ -108,10 +108,15 @@ async def running(installation: Installation, arguments: Sequence[str] = ()) -> 
             await _stop(process)
 
 
-def _command(installation: Installation, port: int, scratch: Path, arguments: Sequence[str]) -> list[str]:
-    base = installation.base or installation.folder
+def base_folder(installation: Installation, arguments: Sequence[str]) -> Path:
+    """Where a ComfyUI started with `arguments` has its models, input and output folders."""
     if "--base-directory" in arguments:
-        base = Path(arguments[list(arguments).index("--base-directory") + 1])
+        return Path(arguments[list(arguments).index("--base-directory") + 1])
+    return installation.base or installation.folder
+
+
+def _command(installation: Installation, port: int, scratch: Path, arguments: Sequence[str]) -> list[str]:
+    base = base_folder(installation, arguments)
     command = [str(installation.python), str(installation.folder / "main.py"), "--port", str(port)]
     command += ["--listen", "127.0.0.1", "--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
     if installation.base is not None:

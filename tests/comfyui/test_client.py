@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pavdm.comfyui import command
 from pavdm.comfyui.client import Client, OutputFile, RunFailed, ServerError, Update
 
 aiohttp = pytest.importorskip("aiohttp")
@@ -193,11 +192,3 @@ def test_nothing_listening_is_said_plainly() -> None:
 
     with pytest.raises(ServerError, match="is ComfyUI running there"):
         asyncio.run(go())
-
-
-def test_a_server_cannot_place_its_files_elsewhere_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_bytes(b"mine")
-    names = ["../../a.mp4", "..\\b.mp4", "a.mp4"]
-    files = [OutputFile("7", name, "", "output") for name in names]
-    assert [path.name for path in command._targets(files, tmp_path)] == ["a-1.mp4", "b.mp4", "a-2.mp4"]
-    assert {path.parent for path in command._targets(files, tmp_path)} == {tmp_path}

@@ -143,6 +143,45 @@ def test_nodes_that_the_server_lacks_are_named() -> None:
         to_api(graph(node(1, "Elsewhere"), links=[]), SCHEMAS)
 
 
+DAMAGED = {
+    "a node without a type": (graph({"id": 1}, links=[]), "node 1 .* has no 'type'"),
+    "a node without an id": (graph({"type": "Source"}, links=[]), "node 1 .* has no 'id'"),
+    "a node that is none": (graph(7, links=[]), "node 1 .* damaged"),
+    "an input without a name": (graph(node(4, "Sink", inputs=[{"link": 1}]), links=[]), r"node 4 \(Sink\): input 1"),
+    "half a link": ({**graph(node(1, "Sink"), links=[]), "links": [[1, 2]]}, "link 1 .* damaged"),
+    "a subgraph without nodes": (graph(links=[], definitions={"subgraphs": [{"id": "sub"}]}), "subgraph 1 .* 'nodes'"),
+    "a node inside without a type": (
+        graph(links=[], definitions={"subgraphs": [{"id": "sub", "nodes": [{"id": 1}]}]}),
+        "has no 'type'",
+    ),
+    "a reroute in a circle": (
+        graph(
+            node(1, "Reroute", [], {"": 1}),
+            node(2, "Sink", ["out"], {"image": 2}),
+            links=[(1, 1, 0, 1, 0), (2, 1, 0, 2, 0)],
+        ),
+        "'image' of Sink 2 go in a circle",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_workflow_is_refused_with_the_place_of_the_damage(case: str) -> None:
+    flow, message = DAMAGED[case]
+    with pytest.raises(InputError, match=message):
+        to_api(flow, SCHEMAS)
+
+
+def test_a_subgraph_that_holds_itself_is_refused_and_one_that_is_used_twice_is_not() -> None:
+    def flow(*inside: Any) -> Any:
+        parts = [{"id": "a", "name": "A", "nodes": [node(1, "b")]}, {"id": "b", "name": "B", "nodes": list(inside)}]
+        return graph(node(1, "a"), node(2, "b"), links=[], definitions={"subgraphs": parts})
+
+    with pytest.raises(InputError, match="'[AB]' of the workflow holds itself"):
+        to_api(flow(node(1, "a")), SCHEMAS)
+    assert to_api(flow(node(1, "Source", [7, "fixed", "a"])), SCHEMAS).keys() == {"1:1:1", "2:1"}
+
+
 @pytest.mark.parametrize("text", ["no json", "[]", "{}", '{"a": 1}', '{"1": {"class": "x"}}'])
 def test_a_file_that_is_no_workflow_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "flow.json").write_text(text)

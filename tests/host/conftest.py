@@ -21,8 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cache import fetched
+from host_graphs import ROOT, shipped, small
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from pavdm.comfyui.core import fetch
+from pavdm.errors import InputError
+
 PACK = "pavdm"
 PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
 SECONDS_TO_START = 500
@@ -125,12 +129,10 @@ def core() -> Path:
     """The folder of a ComfyUI: COMFYUI_PATH, else the pinned one, fetched once."""
     if path := os.environ.get("COMFYUI_PATH"):
         return Path(path)
-    cache = os.environ.get("PAVDM_TEST_CACHE") or Path.home() / ".cache" / "pavdm-tests"
-    fetch = [sys.executable, ROOT / "scripts" / "comfyui_core.py", cache]
-    done = subprocess.run(fetch, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.fail(f"no ComfyUI to test on: {done.stderr}", pytrace=False)
-    return Path(done.stdout.strip())
+    try:
+        return fetch(fetched())
+    except InputError as error:
+        pytest.fail(f"no ComfyUI to test on: {error}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -204,28 +206,10 @@ def _wait_until_up(server: Server) -> None:
 
 @pytest.fixture
 def workflow() -> Any:
-    """A function: a shipped workflow in API format, made small for the tiny models; `titles` finds its nodes."""
+    """A function: a shipped workflow in API format, made small for the tiny models."""
 
-    def load(name: str, new_seconds: float = 2.0) -> Graph:
-        graph: Graph = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text())
-        for node in graph.values():
-            inputs = node["inputs"]
-            if node["class_type"] == "CLIPLoader":  # the stock loader knows the published size only
-                node["class_type"] = "PAVDM_LoadTextEncoder"
-                node["inputs"] = {"text_encoder_name": "tiny/model.safetensors"}
-            small: dict[str, Any] = {
-                "model_name": "tiny/model.safetensors",
-                "vae_name": "tiny/model.safetensors",
-                "resolution": "custom",
-                "width": 64,
-                "height": 48,
-                "new_seconds": new_seconds,
-                "steps": 6,
-                "window_chunks": 3,
-                "filename_prefix": f"tests/{uuid.uuid4().hex}",  # the host runs no output node twice on equal inputs
-            }
-            inputs.update({key: value for key, value in small.items() if key in inputs})
-        return graph
+    def load(name: str, new_seconds: float = 2.0, stock_clip: bool = False) -> Graph:
+        return small(shipped(name), new_seconds, stock_clip)
 
     return load
 

@@ -1,26 +1,25 @@
 """The pack in ComfyUI's own page: a shipped workflow from the template browser, Run, and the video is there.
 
-Needs chromium with chromedriver, and the package selenium (pip install '.[browser]'); skipped where one is missing.
+Needs chromium with chromedriver, and the package selenium, which scripts/test.py --host installs; skipped where one is
+missing.
 PAVDM_SCREENSHOT=FILE.png keeps a picture of the end.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from host_graphs import one_node_between, page_file
 
 from pavdm.comfyui.convert import to_api
 
 pytestmark = pytest.mark.host
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SECONDS = 300
 SWITCHES = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -32,26 +31,27 @@ ERRORS = ("SEVERE",)
 def program(*names: str) -> str:
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
-        pytest.skip(f"no {names[0]} on this machine: the page is not tried")
+        pytest.skip(f"no {names[0]} on this machine, so ComfyUI's page is not tried: install the system's package")
     return found
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    binary, driver = program("chromium", "chromium-browser", "google-chrome"), program("chromedriver")
     webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install '.[browser]'")
     from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
-    options.binary_location = program("chromium", "chromium-browser", "google-chrome")
-    service = Service(program("chromedriver"))
+    options.binary_location = binary
+    service = Service(driver)
     for switch in (*SWITCHES.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=service)
+    page = webdriver.Chrome(options=options, service=service)
     try:
-        yield driver
+        yield page
     finally:
-        driver.quit()
+        page.quit()
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:
@@ -78,12 +78,16 @@ def click(browser: Any, xpath: str) -> None:
     until(try_it, xpath, 30)
 
 
-def open_template(browser: Any, server: Any, name: str) -> None:
-    """A fresh page with the workflow `name` of this pack, through the template browser."""
+def open_page(browser: Any, server: Any) -> None:
     browser.get(server.url)
     until(lambda: browser.execute_script("return !!(window.app && app.vueAppReady && app.graph)"), "the page")
     time.sleep(2)  # a first visit opens the template browser by itself
     browser.get_log("browser")  # what the page complains of before it was asked for anything of ours
+
+
+def open_template(browser: Any, server: Any, name: str) -> None:
+    """A fresh page with the workflow `name` of this pack, through the template browser."""
+    open_page(browser, server)
     if not browser.find_elements("css selector", "[role=dialog]"):
         browser.execute_script("app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     click(browser, "//*[@role='dialog']//*[normalize-space(.)='pavdm' and not(*)]")
@@ -152,6 +156,19 @@ def test_a_workflow_of_the_template_browser_runs_and_shows_its_video(
         browser.save_screenshot(path)
 
 
+def would_queue(browser: Any) -> dict[str, Any]:
+    """The inputs of every node, by its id, as Run would send them."""
+    queued = browser.execute_async_script("app.graphToPrompt().then(p => arguments[0](p.output))")
+    for node in queued.values():
+        if node["class_type"] == "LoadVideo":
+            node["inputs"].pop("video-preview", None)  # the page's own, which no server knows
+    return inputs_of(queued)
+
+
+def inputs_of(graph: Any) -> dict[str, Any]:
+    return {number: node["inputs"] for number, node in graph.items()}
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -170,12 +187,19 @@ def test_every_workflow_opens_whole_and_the_page_would_queue_what_the_converter_
     nodes = browser.execute_script(NODES)
     assert not [node for node in nodes if node["missing"]]
     assert not overlapping([node["box"] for node in nodes])
-    queued = browser.execute_async_script("app.graphToPrompt().then(p => arguments[0](p.output))")
-    ours = to_api(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")), schemas)
-    for node in queued.values():
-        if node["class_type"] == "LoadVideo":
-            node["inputs"].pop("video-preview", None)  # the page's own, which no server knows
-    assert {number: node["inputs"] for number, node in queued.items()} == {
-        number: node["inputs"] for number, node in ours.items()
-    }
+    assert would_queue(browser) == inputs_of(to_api(page_file(f"workflows/{name}.json"), schemas))
     assert not [text for text in complaints(browser) if ".safetensors" not in text]
+
+
+@pytest.mark.parametrize("values", [{}, {"new_seconds": 1.5, "text": "a boat"}])
+def test_the_blueprint_opens_whole_and_the_page_would_queue_what_the_converter_says(
+    browser: Any, server: Any, schemas: Any, values: dict[str, Any]
+) -> None:
+    open_page(browser, server)
+    flow = one_node_between(page_file("subgraphs/Extend a Clip (PA-VDM).json"), values)
+    browser.execute_async_script("app.loadGraphData(arguments[0]).then(arguments[1])", flow)
+    until(lambda: browser.execute_script("return app.graph.nodes.length") == 3, "the three nodes", 60)
+    queued = would_queue(browser)
+    assert queued == inputs_of(to_api(flow, schemas))
+    (length,) = [node["new_seconds"] for node in queued.values() if "new_seconds" in node]
+    assert length == values.get("new_seconds", 20.0)

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import av
 import numpy as np
 import pytest
 import torch
+from extending import frames_of
 from PIL import Image
 from torch import Tensor
 
@@ -142,7 +142,7 @@ def test_stock_vae_decode_equals_decode_to_video(
         for start in range(0, 48, 17):
             writer.write(stock[start : min(start + 17, 48)])
     (path,) = server.files(outputs, find(graph, "SaveVideo"))
-    ours, theirs = (_frames(video).astype(int) for video in (path, tmp_path / "stock.mp4"))
+    ours, theirs = (frames_of(video).astype(int) for video in (path, tmp_path / "stock.mp4"))
     # Save Image cuts off what Decode to Video rounds: half a level on average, and one more by the chroma planes.
     difference = np.abs(ours - theirs)
     mean, largest = difference.mean(), difference.max()
@@ -188,7 +188,7 @@ def test_decoding_without_enough_memory_goes_on_in_the_hosts_tiles(
     with VideoWriter(tmp_path / "stock.mp4", (64, 264), 24, crf=0) as writer:
         writer.write(stock)
     (path,) = server.files(outputs, find(graph, "SaveVideo"))
-    difference = np.abs(_frames(path).astype(int) - _frames(tmp_path / "stock.mp4").astype(int))
+    difference = np.abs(frames_of(path).astype(int) - frames_of(tmp_path / "stock.mp4").astype(int))
     assert difference.mean() < 0.75 and difference.max() <= 6
 
 
@@ -204,7 +204,7 @@ def test_the_clips_own_frames_go_into_the_video_as_they_are(
     decode.update({"fps": 29.97, "crf": 0.0, "clip": encode["images"], "clip_fps": encode["source_fps"]})
     graph[find(graph, "PAVDM_ProgressiveSampler")]["inputs"].update({"steps": 1, "window_chunks": 1})
     (path,) = server.files(server.run(graph), find(graph, "SaveVideo"))
-    ours, theirs = _frames(path).astype(int), _frames(carphone).astype(int)
+    ours, theirs = frames_of(path).astype(int), frames_of(carphone).astype(int)
     assert len(theirs) == 120 and len(ours) == 120 + 30
     assert np.abs(ours[:120] - theirs).mean() < 1.5  # 4:2:0 and back once more
     assert np.abs(ours[120] - theirs[119]).mean() > 5  # the small networks' picture
@@ -226,8 +226,3 @@ def test_stock_vae_encode_equals_the_library(server: Any, latents_of: Any, model
         ours = load_vae(models / "vae").encode(pixels)
     assert ours.shape[2] == 5 + 1  # a whole piece, and one latent for the two frames after it
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
-
-
-def _frames(path: Path) -> np.ndarray:
-    with av.open(str(path)) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])

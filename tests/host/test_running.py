@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import signal
+import time
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.host
 STEPS, WINDOW = 6, 3  # of the workflows that the tests run
 CALLS_PER_CHUNK = STEPS // WINDOW
 MEGABYTE = 2**20
+SECONDS_PER_RUN = 300
 
 
 def progress_of(said: list[dict[str, Any]], node: str) -> tuple[list[int], set[int]]:
@@ -107,18 +109,50 @@ def test_a_run_whose_server_died_goes_on_on_another_one(
     assert 0 < len(server.noted(f"{name}-again")) < len(server.noted(f"{name}-whole"))
 
 
-def test_ten_prompts_in_a_row_do_not_grow_the_memory(server: Any, workflow: Any, find: Any) -> None:
+def test_a_run_cut_by_interrupt_and_queued_again_gives_the_latents_of_one_that_was_not(
+    server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any
+) -> None:
+    """As the page's Cancel and other programs do it: over the server's own interface."""
+    name = uuid4().hex
+
+    def graph(autosave: str, note: str) -> Any:
+        made = workflow("text_to_long_video", new_seconds=20.0)
+        made[find(made, "PAVDM_ProgressiveSampler")]["inputs"]["autosave"] = autosave
+        return patched(made, {"class_type": "Probe_Model", "inputs": {"name": note}})
+
+    running = server.queue(graph(f"kept/{name}", name))
+    end = time.monotonic() + SECONDS_PER_RUN
+    while len(server.noted(name)) < STEPS + CALLS_PER_CHUNK and time.monotonic() < end:
+        time.sleep(0.01)
+    server.get("/interrupt", {})
+    begun = len(server.noted(name))
+    with pytest.raises(Exception, match="interrupted"):
+        server.wait(running)
+    assert len(server.noted(name)) <= begun + 1
+    resumed = latents_of(server, graph(f"kept/{name}", f"{name}-again"))
+    assert torch.equal(resumed, latents_of(server, graph("", f"{name}-whole")))
+    assert 0 < len(server.noted(f"{name}-again")) < len(server.noted(f"{name}-whole"))
+
+
+def test_ten_prompts_in_the_queue_do_not_grow_the_memory(server: Any, workflow: Any, find: Any) -> None:
     import psutil  # the host needs it, too
 
     memory = psutil.Process(server.process.pid)
 
-    def run(seed: int) -> int:
+    def queued(seed: int) -> str:
         graph = workflow("text_to_long_video", new_seconds=1.0)
         graph[find(graph, "RandomNoise")]["inputs"]["noise_seed"] = seed
-        server.run(graph)
-        return memory.memory_info().rss
+        return server.queue(graph)
 
-    before = [run(seed) for seed in range(3)][-1]
-    after = [run(seed) for seed in range(3, 13)]
+    for seed in range(3):
+        server.wait(queued(seed))
+    before = memory.memory_info().rss
+    ten = [queued(seed) for seed in range(3, 13)]
+    waiting = server.get("/queue")
+    assert len(waiting["queue_running"]) + len(waiting["queue_pending"]) > 1
+    after = []
+    for number in ten:
+        server.wait(number)
+        after.append(memory.memory_info().rss)
     # Ten sets of the small networks would be 40 MB; the allocator breathes by some.
     assert after[-1] - before < 16 * MEGABYTE, [(n - before) // MEGABYTE for n in after]

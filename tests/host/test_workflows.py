@@ -7,23 +7,22 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-import uuid
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+from extending import frames_of
+from host_graphs import CHUNK_SECONDS, ROOT, one_node_between, page_file, shipped, small
 
 from pavdm.comfyui.convert import to_api
 from pavdm.comfyui.widgets import has_widget, inputs_of
 
 pytestmark = pytest.mark.host
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 NAMES = ["extend_a_clip", "text_to_long_video", "prompt_travel", "resume_from_a_saved_state", "beside_the_baseline"]
 PIECE = 17  # frames
-CHUNK_SECONDS = PIECE / 24
 CLIP = 96  # frames of clip.mp4 at 24 fps: 120 at 29.97
 # Of the small settings below: clip + 3 pieces; 3 pieces; 2 parts of a chunk and 2 that were in the window; ...
 FRAMES = {
@@ -35,49 +34,9 @@ FRAMES = {
 }
 
 
-def load(name: str, form: str, schemas: dict[str, Any]) -> Any:
-    if form == "api":
-        return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    return to_api(json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8")), schemas)
-
-
-def small(graph: Any) -> Any:
-    """The graph with the random model's files and little work."""
-    state = f"states/{uuid.uuid4().hex}"
-    values = {
-        "model_name": "tiny/model.safetensors",
-        "vae_name": "tiny/model.safetensors",
-        "resolution": "custom",
-        "width": 64,
-        "height": 48,
-        "new_seconds": 3 * CHUNK_SECONDS,
-        "seconds": CHUNK_SECONDS,
-        "steps": 6,
-        "window_chunks": 3,
-    }
-    for node in graph.values():
-        if node["class_type"] == "CLIPLoader":  # the stock loader knows the published size only
-            node["class_type"], node["inputs"] = (
-                "PAVDM_LoadTextEncoder",
-                {"text_encoder_name": "tiny/model.safetensors"},
-            )
-        fitting = {key: value for key, value in values.items() if key in node["inputs"]}
-        node["inputs"].update(fitting if node["class_type"] != "PAVDM_DemoClip" else {})
-        if "State" in node["class_type"]:
-            node["inputs"]["filename_prefix"] = state
-        elif "filename_prefix" in node["inputs"]:
-            node["inputs"]["filename_prefix"] = f"tests/{uuid.uuid4().hex}"
-    return graph
-
-
 def videos(server: Any, graph: Any) -> list[Path]:
     outputs = server.run(graph)
     return [path for node in outputs for path in server.files(outputs, node) if path.suffix == ".mp4"]
-
-
-def frames_of(path: Path) -> np.ndarray:
-    with av.open(str(path)) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
 @pytest.mark.parametrize("form", ["ui", "api"])
@@ -85,9 +44,38 @@ def frames_of(path: Path) -> np.ndarray:
 def test_a_workflow_leaves_playable_videos_of_the_right_length(
     server: Any, schemas: dict[str, Any], name: str, form: str
 ) -> None:
-    found = [frames_of(path) for path in videos(server, small(load(name, form, schemas)))]
+    graph = small(shipped(name, form, schemas))
+    paths = videos(server, graph)
+    found = [frames_of(path) for path in paths]
     assert [frames.shape for frames in found] == [(number, 48, 64, 3) for number in FRAMES[name]]
     assert all(frames.std() > 1 for frames in found)
+    for path in paths:
+        with av.open(str(path)) as video:
+            assert video.streams.video[0].average_rate == 24
+            assert json.loads(video.metadata["prompt"]).keys() == graph.keys()
+
+
+def wiring(graph: Any) -> Any:
+    """Of every class of node: its inputs, with links as class and output instead of numbers."""
+
+    def end(value: Any) -> Any:
+        return (graph[value[0]]["class_type"], value[1]) if isinstance(value, list) else value
+
+    return {node["class_type"]: {key: end(v) for key, v in node["inputs"].items()} for node in graph.values()}
+
+
+def test_the_blueprint_is_the_chain_of_extend_a_clip_and_runs_as_one_node(server: Any, schemas: dict[str, Any]) -> None:
+    blueprint = page_file("subgraphs/Extend a Clip (PA-VDM).json")
+    graph = to_api(one_node_between(blueprint, {"new_seconds": 1.5, "text": "a boat"}), schemas)
+    chain = shipped("extend_a_clip", "ui", schemas)
+    for node in chain.values():
+        own = {"PAVDM_EncodeClip": {"new_seconds": 1.5}, "PAVDM_EncodePrompt": {"text": "a boat"}}
+        node["inputs"] |= own.get(node["class_type"], {})
+        if node["class_type"] == "SaveVideo":
+            node["inputs"]["filename_prefix"] = "one_node"
+    assert wiring(graph) == wiring(chain)
+    (path,) = videos(server, small(graph))
+    assert frames_of(path).shape == (CLIP + 3 * PIECE, 48, 64, 3)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -96,7 +84,7 @@ def test_a_demo_runs_on_the_files_it_names_and_gives_the_same_video_in_both_form
 ) -> None:
     made = []
     for form in ("ui", "api"):
-        graph = load(f"demo_{name}", form, schemas)
+        graph = shipped(f"demo_{name}", form, schemas)
         for node in graph.values():
             if node["class_type"] != "PAVDM_DemoClip":  # shorter, and nothing else
                 short = {"new_seconds": 2 * CHUNK_SECONDS, "seconds": CHUNK_SECONDS}
@@ -110,7 +98,7 @@ def test_a_demo_runs_on_the_files_it_names_and_gives_the_same_video_in_both_form
 
 
 def test_resuming_goes_on_with_what_the_run_before_left(server: Any, schemas: dict[str, Any]) -> None:
-    graph = small(load("resume_from_a_saved_state", "api", schemas))
+    graph = small(shipped("resume_from_a_saved_state", "api", schemas))
     (first,) = videos(server, graph)
     (second,) = videos(server, graph)  # the very same workflow once more
     before, after = frames_of(first), frames_of(second)
@@ -120,7 +108,7 @@ def test_resuming_goes_on_with_what_the_run_before_left(server: Any, schemas: di
 
 @pytest.mark.parametrize("name", [prefix + name for prefix in ("", "demo_") for name in NAMES])
 def test_both_formats_agree_and_know_no_input_that_the_nodes_do_not(schemas: dict[str, Any], name: str) -> None:
-    page, api = load(name, "ui", schemas), load(name, "api", schemas)
+    page, api = shipped(name, "ui", schemas), shipped(name, "api", schemas)
     for number, node in api.items():
         known = {key: (kind, options) for key, kind, options in inputs_of(schemas[node["class_type"]]["input"])}
         assert node["inputs"].keys() <= known.keys(), node["class_type"]
@@ -170,7 +158,7 @@ def test_the_command_uploads_runs_and_downloads(
 ) -> None:
     shutil.copy(carphone, tmp_path / "my clip.mp4")
     file = ROOT / "workflows" / "extend_a_clip.json"
-    (tmp_path / "small.json").write_text(json.dumps(small(load("extend_a_clip", "api", schemas))))
+    (tmp_path / "small.json").write_text(json.dumps(small(shipped("extend_a_clip", "api", schemas))))
     sets = ["--set", "Load Video.file=my clip.mp4", "--set", f"PAVDM_EncodeClip.new_seconds={CHUNK_SECONDS}"]
     done = pavdm("small.json", *sets, "--server", server.url, "--out", "made.mp4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -184,6 +172,8 @@ def test_the_command_uploads_runs_and_downloads(
     assert "steps must be a multiple" in failed.stderr and "Traceback" not in failed.stderr
     refused = pavdm(file, "--server", server.url, cwd=tmp_path)  # the published weights are not there
     assert refused.returncode == 1 and "refuses the workflow" in refused.stderr and "not in" in refused.stderr
+    two = pavdm(ROOT / "workflows" / "beside_the_baseline.json", "--server", server.url, "--out", "x.mp4", cwd=tmp_path)
+    assert two.returncode == 2 and "the workflow saves 2: Save PA-VDM" in two.stderr  # known before anything is queued
     assert sorted(path.name for path in tmp_path.iterdir()) == ["made.mp4", "my clip.mp4", "small.json"]
 
 
@@ -192,7 +182,7 @@ def test_the_command_starts_a_comfyui_of_its_own_and_stops_it(
 ) -> None:
     folder = tmp_path / "own"
     shutil.copytree(base / "models", folder / "models")
-    (tmp_path / "small.json").write_text(json.dumps(small(load("text_to_long_video", "api", schemas))))
+    (tmp_path / "small.json").write_text(json.dumps(small(shipped("text_to_long_video", "api", schemas))))
     arguments = [f"--comfyui-arg={a}" for a in ("--base-directory", folder, "--disable-api-nodes")]
     done = pavdm("small.json", "--comfyui", core, *arguments, "--out", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

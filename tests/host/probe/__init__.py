@@ -5,9 +5,11 @@ the Cancel button does to a model, made to happen at a certain point.
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import comfy.model_base
 import comfy.model_management as mm
@@ -17,12 +19,15 @@ import comfy.supported_models_base
 import folder_paths
 import torch
 from comfy.patcher_extension import WrappersMP
+from safetensors.torch import save_file
+
+import nodes
 
 
 def note(name: str, line: object) -> None:
     """Add a line to probe/NAME.txt in the output folder, where the test reads it."""
     place = Path(folder_paths.get_output_directory()) / "probe" / f"{name}.txt"
-    place.parent.mkdir(exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("a") as file:
         file.write(f"{line}\n")
 
@@ -136,6 +141,46 @@ class VAE:
         return (short,)
 
 
+class LoadCLIP(nodes.CLIPLoader):
+    """The stock Load CLIP on a small file: it does what it does for T5 v1.1 XXL, at the sizes that `config` gives."""
+
+    CATEGORY = "probe"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        known = super().INPUT_TYPES()
+        return {**known, "required": {**known["required"], "config": ("STRING", {})}}
+
+    def load_clip(self, clip_name: str, type: str, config: str, device: str = "default") -> Any:
+        load = comfy.sd.load_clip
+
+        def smaller(*args: Any, model_options: dict[str, Any], **kwargs: Any) -> Any:
+            return load(*args, model_options={**model_options, "t5xxl_model_config": json.loads(config)}, **kwargs)
+
+        with mock.patch.object(comfy.sd, "load_clip", smaller):
+            return super().load_clip(clip_name, type, device)
+
+
+class Conditioning:
+    """Writes the tensor of a CONDITIONING to probe/NAME.safetensors in the output folder, and notes what is beside it."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "keep"
+    CATEGORY = "probe"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"conditioning": ("CONDITIONING",), "name": ("STRING", {})}}
+
+    def keep(self, conditioning: Any, name: str) -> Any:
+        ((tensor, beside),) = conditioning
+        note(name, " ".join(sorted(key for key, value in beside.items() if value is not None)))
+        place = Path(folder_paths.get_output_directory()) / "probe" / f"{name}.safetensors"
+        save_file({"cond": tensor.contiguous()}, place)
+        return ()
+
+
 class Wrong:
     """A MODEL, a VAE and a CLIP of the host's kinds that are of other networks."""
 
@@ -160,4 +205,10 @@ class Wrong:
         return patcher, comfy.sd.VAE(sd={}), clip
 
 
-NODE_CLASS_MAPPINGS = {"Probe_Model": Model, "Probe_VAE": VAE, "Probe_Wrong": Wrong}
+NODE_CLASS_MAPPINGS = {
+    "Probe_Model": Model,
+    "Probe_VAE": VAE,
+    "Probe_LoadCLIP": LoadCLIP,
+    "Probe_Conditioning": Conditioning,
+    "Probe_Wrong": Wrong,
+}
