@@ -21,7 +21,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -127,37 +127,46 @@ class Bench:
     def all_jobs(self) -> list[Job]:
         return list(chain.from_iterable(zip(*self.jobs.values(), strict=True)))  # pair by pair
 
-    def measured(self, name: str, take: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
-        """The measurements of a video by its name, taken now if there are none."""
-        path = self.folder / "measures" / f"{name}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, take())
-        found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+    def measure_video(self, job: Job, path: Path) -> dict[str, float | None]:
+        """Measure a video and keep the measurements beside its record, in the place of those of an earlier making."""
+        summary = _with_moving(measure(path).summary)
+        if self.of_world:
+            summary["colours_right"] = colours_right(read_frames(path), job.item.line - 1, job.item.settings)
+        write_json(_measures_file(job), summary)
+        return summary
 
-    def of_video(self, job: Job, path: Path) -> dict[str, float | None]:
-        settings, number = job.item.settings, job.item.line - 1
-
-        def take() -> dict[str, float | None]:
-            summary = _with_moving(measure(path).summary)
-            if self.of_world:
-                summary["colours_right"] = colours_right(read_frames(path), number, settings)
-            return summary
-
-        return self.measured(job.item.name, take)
+    def of_video(self, job: Job) -> dict[str, float | None]:
+        """The measurements of a finished video, taken now if there are none."""
+        kept = _kept(_measures_file(job))
+        return self.measure_video(job, job.work.video) if kept is None else kept
 
     def of_truth(self, job: Job) -> dict[str, float | None]:
+        """The same of the scene itself, which does not depend on any network."""
         settings, number = job.item.settings, job.item.line - 1
-
-        def take() -> dict[str, float | None]:
-            frames = world_frames(number, settings)
-            taken = measure(frames, fps=settings.fps, chunk_frames=PIECE_FRAMES, clip_frames=CLIP_FRAMES)
-            right = colours_right(world_frames(number, settings), number, settings)
-            return {**_with_moving(taken.summary), "colours_right": right}
-
         height, width = settings.size
-        return self.measured(f"world_{number:04d}_{height}x{width}_{settings.seconds:g}s_{settings.fps:g}fps", take)
+        name = f"world_{number:04d}_{height}x{width}_{settings.seconds:g}s_{settings.fps:g}fps"
+        path = self.folder / "measures" / f"{name}.json"
+        if (kept := _kept(path)) is not None:
+            return kept
+        frames = world_frames(number, settings)
+        taken = measure(frames, fps=settings.fps, chunk_frames=PIECE_FRAMES, clip_frames=CLIP_FRAMES)
+        right = colours_right(world_frames(number, settings), number, settings)
+        summary = {**_with_moving(taken.summary), "colours_right": right}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, summary)
+        return summary
+
+
+def _measures_file(job: Job) -> Path:
+    return job.work.folder / "measures.json"
+
+
+def _kept(path: Path) -> dict[str, float | None] | None:
+    try:
+        found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def _with_moving(summary: dict[str, float | None]) -> dict[str, float | None]:
@@ -176,7 +185,7 @@ class MeasuringMaker(LocalMaker):
     def make(self, settings: Settings, monitor: Monitor) -> Outcome:
         outcome = super().make(settings, monitor)
         monitor.stage("measuring")
-        self._bench.of_video(self._jobs[settings.out.parent], outcome.path)
+        self._bench.measure_video(self._jobs[settings.out.parent], outcome.path)
         return outcome
 
 
@@ -189,10 +198,7 @@ def table(bench: Bench, costs: dict[str, tuple[int, int]]) -> list[str]:
     ]
     if not complete:
         raise InputError("no pair is finished with every method: run the same command again")
-    rows = {
-        name: [bench.of_video(jobs[number], jobs[number].work.video) for number in complete]
-        for name, jobs in bench.jobs.items()
-    }
+    rows = {name: [bench.of_video(jobs[number]) for number in complete] for name, jobs in bench.jobs.items()}
     if bench.of_world:
         rows[TRUTH] = [bench.of_truth(bench.jobs[OURS][number]) for number in complete]
     columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in chain(*rows.values()))]

@@ -110,10 +110,14 @@ def test_a_table_is_made_once_and_only_what_is_missing_again(
     videos = sorted(out.glob("*.mp4"))
     assert len(videos) == 6
     made = {video: video.stat().st_mtime_ns for video in videos}
+    measures = [out / "work" / video.stem / "measures.json" for video in videos]
+    taken = [file.stat().st_mtime_ns for file in measures]
+    measures[0].write_text('{"scenes": 9, "moving": 0.5}')  # of the video that was there before
     videos[0].unlink()
     assert paper_table.main(arguments) == 0
     assert [video for video in videos if video.stat().st_mtime_ns != made[video]] == [videos[0]]
     assert [line for line in results.read_text().splitlines() if line.startswith("| ")] == rows
+    assert [file.stat().st_mtime_ns for file in measures[1:]] == taken[1:]
     assert results.read_text().count("<!-- paper_table") == 1
 
     assert paper_table.main([*arguments, "--guidance", "2"]) == 2
