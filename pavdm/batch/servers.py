@@ -137,7 +137,7 @@ def work_on_servers(
 
     def work(maker: ServerMaker) -> None:
         try:
-            work_through(jobs, maker, member, lambda: should_stop() or bool(ended))
+            work_through(jobs, maker, member, lambda: should_stop() or bool(ended), fit=maker in reached)
         except Interrupted as error:
             if should_stop():
                 ended.append(error)
