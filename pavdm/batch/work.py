@@ -195,7 +195,7 @@ def _monitor(job: Job, claim: Claim, task: str, member: Member, should_stop: Cal
             fps=round(made / (now - first[0]), 2) if made > 0 else None,
         )
 
-    return Monitor(stage, progress, lambda: should_stop() or not claim.holds)
+    return Monitor(stage, progress, lambda: should_stop() or not claim.holds, lambda: claim.holds)
 
 
 @contextmanager
