@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -44,6 +43,7 @@ from pavdm.engine import Outcome, texts_of
 from pavdm.errors import InputError
 from pavdm.evaluation import measure
 from pavdm.evaluation.comparison import Estimate, mean_interval
+from pavdm.files import replacing, temporary_beside
 from pavdm.networks import Networks
 from pavdm.options import add_clip_options, add_making_options, models_from, precision_from
 from pavdm.settings import Settings
@@ -84,15 +84,14 @@ def write_world(folder: Path, count: int, size: tuple[int, int], fps: float) -> 
     for number in range(count):
         scene, path = make_scene(HELD_OUT + number, size[1] / size[0]), clips / f"world_{number:04d}.mp4"
         if not path.exists():
-            own = clips / f".{os.getpid()}-{path.name}"  # the other processes of the run write the same clips
-            with VideoWriter(own, size, fps, crf=8, overwrite=True) as writer:
+            own = temporary_beside(path).with_suffix(".mp4")  # the other processes of the run write the same clips
+            with VideoWriter(own, size, fps, crf=8) as writer:
                 writer.write(draw(scene, CLIP_FRAMES, size, fps))
             own.replace(path)
         lines.append(f"{scene.caption}||clips/{path.name}")
     listed = folder / "world.txt"
-    temporary = folder / f".{os.getpid()}-world.txt"
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(listed)
+    with replacing(listed) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return listed
 
 
@@ -281,9 +280,8 @@ def write_section(path: Path, label: str, text: str) -> None:
         whole = before + section + after.partition(end)[2]
     else:
         whole = f"{whole.rstrip()}\n\n{section}\n"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(whole, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(whole, encoding="utf-8")
 
 
 def _commit() -> str:

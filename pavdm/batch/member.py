@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pavdm.files import temporary_beside
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
@@ -152,7 +154,7 @@ class Member:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = temporary_beside(path)
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     temporary.replace(path)
 

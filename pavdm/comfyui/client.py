@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
+from pavdm.files import temporary_beside
 
 if TYPE_CHECKING:
     import aiohttp
@@ -182,7 +183,7 @@ class Client:
         """Copy a file from the server to `path`, which appears whole or not at all."""
         aiohttp = require_aiohttp()
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.kind}
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = temporary_beside(path)
         try:
             async with self._open().get(f"{self.url}/view", params=query) as answer:
                 if answer.status != 200:

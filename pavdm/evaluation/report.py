@@ -18,6 +18,7 @@ from pavdm.evaluation import registry
 from pavdm.evaluation.comparison import Comparison, compare
 from pavdm.evaluation.measurement import Measurements
 from pavdm.evaluation.page import render
+from pavdm.files import replacing
 
 PAGE, DATA, MEASURES, CHUNKS = "index.html", "report.json", "measures.csv", "chunks.csv"
 
@@ -58,9 +59,8 @@ def write_report(
     try:
         folder.mkdir(exist_ok=True)
         for name, text in content.items():
-            partial = folder / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
+            with replacing(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the report into {folder}: {error}") from error
     return folder / PAGE

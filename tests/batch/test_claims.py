@@ -6,12 +6,16 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from pavdm.batch.claims import Work
-from pavdm.batch.member import LEASE_SECONDS, Launch, Member
+from pavdm.batch.member import LEASE_SECONDS, Launch, Member, write_json
+from pavdm.batch.results import write_results
 from pavdm.errors import InputError
+from pavdm.sampling.state import save_tensors
 
 
 @pytest.fixture
@@ -139,3 +143,15 @@ def test_torchrun_s_processes_know_that_they_are_one_launch(monkeypatch):
     launch = Launch.from_environment()
     assert launch == Launch.from_environment()
     assert (launch.rank, launch.local_rank, launch.world_size) == (3, 1, 4)
+
+
+def test_processes_of_one_number_in_two_containers_do_not_write_to_one_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    monkeypatch.setattr(threading, "get_ident", lambda: 7)
+    written = []
+    monkeypatch.setattr(Path, "replace", lambda self, target: written.append(self))
+    for _ in range(2):
+        write_json(tmp_path / "done.json", {})
+        write_results([], tmp_path / "results.csv")
+        save_tensors({"x": torch.zeros(1)}, tmp_path / "state.safetensors", {})
+    assert len(written) == len(set(written)) == 6
