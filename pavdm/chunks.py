@@ -110,7 +110,7 @@ def replacement_chunks(
         before=before,
         on_step=on_step,
     )
-    for number, latents in enumerate(islice(clips, run.num_chunks - state.next_chunk), state.next_chunk):
+    for number, latents in enumerate(islice(clips, max(0, run.num_chunks - state.next_chunk)), state.next_chunk):
         known = latents if before is None else torch.cat([before, latents], dim=2)
         before = known[:, :, -loop.condition_latents :]
         state = replace(state, call=state.call + loop.steps, clean=before)

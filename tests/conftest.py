@@ -32,14 +32,12 @@ def clip_cache() -> Path:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--host", action="store_true", help="run the tests on a real ComfyUI, too (also PAVDM_HOST_TESTS=1)"
-    )
+    parser.addoption("--host", action="store_true", help="run the tests on a real ComfyUI, too")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Without --host the tests marked `host` are deselected, and pytest's last line counts them."""
-    if config.getoption("--host") or os.environ.get("PAVDM_HOST_TESTS") == "1":
+    if config.getoption("--host"):
         return
     on_host = [item for item in items if item.get_closest_marker("host")]
     if on_host:

@@ -25,7 +25,13 @@ SMALL_CLIP = 2**22  # numbers in its pixels: 187 frames of 64x96 are small
 
 
 class Coder(Protocol):
-    """The networks, as far as a clip needs them."""
+    """The networks, as far as a clip needs them. channels: of the latents. text_width: of the embeddings."""
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def text_width(self) -> int: ...
 
     def latents(self, pixels: Tensor, noise_name: str | None) -> Tensor:
         """(1, 3, F, H, W) in [-1, 1] -> (C, T, h, w) fp32 on the CPU; the posterior's mode without a name for noise."""
@@ -43,6 +49,14 @@ class Networks:
     vae: VideoVAE
     text_encoder: TextEncoder
     device: torch.device
+
+    @property
+    def channels(self) -> int:
+        return self.vae.config.temporal.embed_dim
+
+    @property
+    def text_width(self) -> int:
+        return self.text_encoder.d_model
 
     @torch.no_grad()
     def latents(self, pixels: Tensor, noise_name: str | None) -> Tensor:
@@ -120,6 +134,14 @@ class EncodedSource:
         self.source = source
         self.coder = coder
         self.coding = coding
+
+    @property
+    def channels(self) -> int:
+        return self.coder.channels
+
+    @property
+    def text_width(self) -> int:
+        return self.coder.text_width
 
     def clips(self, share: Share) -> Dataset[Clips]:
         """Raises InputError if there are too few clips for one step."""

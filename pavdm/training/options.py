@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from pavdm.training.run_options import RunOptions
 
 EPILOG = """\
-Several processes: accelerate launch --num_processes 8 -m pavdm train ... (accelerate's own options choose machines,
-GPUs and FSDP). A file of options, as in a shell and with # for comments: pavdm train @recipe.txt --out DIR;
-what follows it on the command line counts. The same command goes on from the newest checkpoint in --out."""
+Several processes, on CPUs, too: accelerate launch --multi_gpu --num_processes 8 -m pavdm train ... (accelerate's own
+options choose machines, GPUs and FSDP). A file of options, as in a shell and with # for comments: pavdm train
+@recipe.txt --out DIR; what follows it on the command line counts. The same command goes on from the newest checkpoint
+in --out."""
 
 
 def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

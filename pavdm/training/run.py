@@ -104,13 +104,14 @@ def check_installed() -> None:
 
 
 def _check_launch(environment: Mapping[str, str]) -> None:
-    """Raise InputError in the one process that `accelerate launch --cpu --num_processes N` starts, without a word and
-    whatever N is (huggingface/accelerate, issue 2741): a run on a part of the batch would look like the whole."""
-    several = environment.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_ADDR" in environment
+    """Raise InputError in the one process that `accelerate launch --num_processes N` starts where no GPU calls for
+    several, without a word and whatever N is (huggingface/accelerate, issue 2741): a run on a part of the batch would
+    look like the whole. Its mark is the address of a main process without a number for this one."""
+    several = "ACCELERATE_USE_CPU" in environment and "MASTER_ADDR" in environment
     if several and "LOCAL_RANK" not in environment and "RANK" not in environment:
         raise InputError(
-            "accelerate launch with --cpu starts only one process on a machine, however many are asked for. Launch "
-            "them with: accelerate launch --multi_gpu --num_processes N -m pavdm train --cpu ..."
+            "accelerate launch has started only one process here, however many were asked for. Launch several, on "
+            "CPUs, too, with: accelerate launch --multi_gpu --num_processes N -m pavdm train ..."
         )
 
 

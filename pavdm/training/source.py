@@ -29,7 +29,16 @@ class Clips:
 
 
 class Source(Protocol):
-    """Clips for training. Equal settings give equal clips, whatever was read before."""
+    """Clips for training. Equal settings give equal clips, whatever was read before.
+
+    channels: of the latents. text_width: of the embeddings.
+    """
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def text_width(self) -> int: ...
 
     def clips(self, share: Share) -> Dataset[Clips]:
         """Map-style data set: item m is the batch of micro-step m (see `Share`) for one process.

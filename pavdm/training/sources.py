@@ -52,7 +52,7 @@ def raw_clips(data: Data) -> RawClips:
         return FileClips(_files(data, 1, 0))
     if data.clips is None:
         raise InputError("the world has no end: say how many --clips")
-    return _world(data)
+    return world_clips(data)
 
 
 def pixel_source(data: Data, batch_size: int, seed: int) -> PixelSource:
@@ -60,7 +60,7 @@ def pixel_source(data: Data, batch_size: int, seed: int) -> PixelSource:
     if data.is_latents:
         raise InputError(f"{data.name} holds pre-computed latents, and this training needs the clips themselves")
     if data.name == WORLD:
-        return WorldSource(_world(data), batch_size, seed)
+        return WorldSource(world_clips(data), batch_size, seed)
     return _files(data, batch_size, seed)
 
 
@@ -71,7 +71,8 @@ def clip_source(data: Data, batch_size: int, seed: int, coding: Coding, load: Ca
     return EncodedSource(pixel_source(data, batch_size, seed), load(), coding)
 
 
-def _world(data: Data) -> WorldClips:
+def world_clips(data: Data) -> WorldClips:
+    """Clips of the procedural world. Raises InputError for what it does not render."""
     if data.buckets:
         raise InputError("the world is rendered at any size: give --size and --frames, and leave --bucket out")
     end = HELD_OUT if data.first_seed < HELD_OUT else 2 * HELD_OUT

@@ -71,6 +71,7 @@ def open_clips(options: argparse.Namespace) -> Source:
 
     Raises InputError if --data names none, or the networks are missing that encode them.
     """
+    from pavdm.models.weights import fingerprint
     from pavdm.training.coding import Coding
     from pavdm.training.sources import clip_source
 
@@ -80,7 +81,9 @@ def open_clips(options: argparse.Namespace) -> Source:
             f"{options.data} is no folder of pre-computed clips: run pavdm preprocess first, or give --vae and "
             "--text-encoder to encode clips while training"
         )
-    coding = Coding(seed=options.seed, aesthetic=options.aesthetic)
+    networks = {"vae": options.vae, "text encoder": options.text_encoder}
+    identity = {} if data.is_latents else {name: fingerprint(path)[:16] for name, path in networks.items()}
+    coding = Coding(seed=options.seed, aesthetic=options.aesthetic, identity=identity)
     return clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options, coding))
 
 

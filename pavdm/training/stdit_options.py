@@ -10,11 +10,12 @@ from pavdm.errors import InputError
 from pavdm.training.start_options import data_of, open_clips
 
 if TYPE_CHECKING:
-    from pavdm.models.stdit3 import STDiT3
+    from pavdm.models.stdit3 import STDiT3, STDiT3Config
     from pavdm.sampling.schedule import Schedule
     from pavdm.training.memory import MemoryEstimate
     from pavdm.training.noising import Noising
     from pavdm.training.samples import Sampler
+    from pavdm.training.source import Source
     from pavdm.training.stdit_task import STDiTTask
 
 
@@ -83,7 +84,7 @@ def make_task(options: argparse.Namespace) -> STDiTTask:
     network, start = starting_network(options)
     return STDiTTask(
         network,
-        open_clips(options),
+        _fitting_clips(options, network.config),
         noising_from(options),
         text_dropout=options.text_dropout,
         seed=options.seed,
@@ -127,7 +128,7 @@ def estimate_memory(options: argparse.Namespace) -> MemoryEstimate:
     if options.data is not None and data_of(options).is_latents:
         from pavdm.training.task import Share
 
-        clips = open_clips(options).clips(Share())[0]
+        clips = _fitting_clips(options, config).clips(Share())[0]
         batch, *shape = clips.latents.shape
         latents, size = (shape[0], shape[1], shape[2], shape[3]), clips.size
         tokens = max(len(embedding) for embedding in clips.embeddings)
@@ -141,6 +142,21 @@ def estimate_memory(options: argparse.Namespace) -> MemoryEstimate:
 
     mixed = options.precision in ("bf16", "fp16")
     return estimate(network(frozen), peak_bytes(step), ema=options.ema > 0, mixed=mixed)
+
+
+def _fitting_clips(options: argparse.Namespace, config: STDiT3Config) -> Source:
+    """The clips of --data. Raises InputError if a network of this shape cannot read them."""
+    source = open_clips(options)
+    for what, ours, theirs in (
+        ("latents with {} channels", config.in_channels, source.channels),
+        ("texts {} numbers wide", config.caption_channels, source.text_width),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"this network reads {what.format(ours)}, and {options.data} gives {what.format(theirs)}: encode the "
+                "clips with the VAE and the text encoder that belong to the network"
+            )
+    return source
 
 
 def schedule_from(options: argparse.Namespace) -> Schedule:

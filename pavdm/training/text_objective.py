@@ -44,7 +44,10 @@ def masked_tokens(
 
 
 class MaskedTextObjective(nn.Module):
-    """Cross-entropy (nats per masked token) of a `transformers.T5EncoderModel`, which holds the weights to save."""
+    """Cross-entropy (nats per masked token) of a `transformers.T5EncoderModel`, which holds the weights to save.
+
+    The mean of the captions' own means, so that a step is the same however its captions are divided into batches.
+    """
 
     def __init__(self, encoder: Any) -> None:
         super().__init__()
@@ -59,5 +62,8 @@ class MaskedTextObjective(nn.Module):
         counted = batch["targets"] != IGNORED
         logits = hidden[counted] @ table.T * hidden.shape[-1] ** -0.5
         targets = batch["targets"][counted]
-        accuracy = (logits.argmax(dim=1) == targets).float().mean()
-        return F.cross_entropy(logits, targets), {"accuracy": accuracy.detach()}
+        masked = counted.sum(dim=1)
+        share = (1.0 / masked.clamp(min=1))[:, None].expand_as(counted)[counted]  # of each token in its caption's mean
+        right = (logits.argmax(dim=1) == targets).float()
+        loss = (F.cross_entropy(logits.float(), targets, reduction="none") * share).sum() / len(masked)
+        return loss, {"accuracy": ((right * share).sum() / len(masked)).detach()}

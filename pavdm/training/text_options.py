@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,8 @@ from pavdm.training.start_options import data_of
 
 if TYPE_CHECKING:
     from pavdm.training.text_task import TextTask
+
+logger = logging.getLogger(__name__)
 
 WORLD_CAPTIONS = 6000  # if --clips does not say how many
 SIZES = ("d_model", "d_kv", "d_ff", "num_layers", "num_heads")
@@ -29,7 +33,12 @@ def make_task(options: argparse.Namespace) -> TextTask:
     from pavdm import captions
     from pavdm.training.text_task import TextTask
 
-    texts = [captions.preprocess(text, options.aesthetic) for text in _captions(options)]
+    given = _captions(options)
+    texts = [text for text in (captions.preprocess(text, options.aesthetic) for text in given) if text]
+    if not texts:
+        raise InputError(f"none of the {len(given)} captions of {options.data} has words that the text encoder reads")
+    if len(texts) < len(given):
+        logger.warning("%d captions are left out: nothing is left of them after cleaning", len(given) - len(texts))
     with tempfile.TemporaryDirectory() as scratch:
         return TextTask(
             texts,
@@ -38,20 +47,20 @@ def make_task(options: argparse.Namespace) -> TextTask:
             vocab_size=options.vocabulary,
             batch_size=options.batch_size,
             seed=options.seed,
-            source={"name": str(options.data)},
         )
 
 
 def _captions(options: argparse.Namespace) -> list[str]:
     from pavdm.training.clip_list import read_clip_list
-    from pavdm.training.sources import WORLD
+    from pavdm.training.sources import WORLD, world_clips
     from pavdm.training.world import make_scene
 
     data = data_of(options)
     if data.is_latents:
         raise InputError(f"{data.name} holds pre-computed clips: the text encoder learns from captions themselves")
     if data.name == WORLD:
-        return [make_scene(data.first_seed + i).caption for i in range(data.clips or WORLD_CAPTIONS)]
+        world = world_clips(data if data.clips is not None else replace(data, clips=WORLD_CAPTIONS))
+        return [make_scene(world.first_seed + number).caption for number in range(world.count)]
     clips, _ = read_clip_list(data.name)
     return [clip.text for clip in clips]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,8 +42,9 @@ class MaskedCaptions(Dataset[dict[str, Tensor]]):
 class TextTask:
     """The task (see `pavdm.training.task.Task`). Its tokenizer is learned from `captions` when it is made.
 
-    captions: as the encoder will read them, cleaned and with their scores. config: of `transformers.T5Config`, without
-    the vocabulary, which is learned, of at most `vocab_size` tokens. scratch: a folder for the tokenizer's files.
+    captions: as the encoder will read them, cleaned and with their scores, none of them empty. config: of
+    `transformers.T5Config`, without the vocabulary, which is learned, of at most `vocab_size` tokens. scratch: a folder
+    for the tokenizer's files.
     """
 
     def __init__(
@@ -53,12 +56,11 @@ class TextTask:
         vocab_size: int,
         batch_size: int,
         seed: int = 0,
-        source: Mapping[str, Any] | None = None,
     ) -> None:
         self._vocab_size = train_tokenizer(captions, scratch, vocab_size)
         self._tokenizer_files = {path.name: path.read_bytes() for path in sorted(scratch.iterdir())}
         self._batch_size, self._seed = batch_size, seed
-        self._source = dict(source or {})
+        self._digest = hashlib.sha256(json.dumps(list(captions)).encode()).hexdigest()[:16]
         with quiet_transformers():
             from transformers import AutoTokenizer, T5EncoderModel
 
@@ -83,7 +85,7 @@ class TextTask:
             "batch size": self._batch_size,
             "vocabulary": self._vocab_size,
             **self._shape,
-            "data": {"captions": len(self._tokens), **self._source},
+            "data": {"captions": len(self._tokens), "digest": self._digest},
         }
 
     def blocks(self) -> Iterable[nn.Module]:

@@ -25,6 +25,8 @@ class MemorySource(Dataset[Clips]):
     signal_at: the micro-step at which this process gets SIGINT, as from Ctrl-C.
     """
 
+    channels, text_width = CHANNELS, WIDTH
+
     def __init__(
         self, latents: int = 10, size: tuple[int, int] = (32, 48), batch_size: int = 2, signal_at: int | None = None
     ) -> None:

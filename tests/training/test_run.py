@@ -236,11 +236,12 @@ def test_what_training_needs_besides_is_named_when_it_is_missing(
         trained(tmp_path)
 
 
+@pytest.mark.parametrize("cpu", ["True", "False"])
 def test_a_launcher_that_starts_one_process_instead_of_several_is_named(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpu: str
 ) -> None:
-    """What `accelerate launch --cpu --num_processes 2` sets in its one process."""
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    """What `accelerate launch --num_processes 2` sets in its one process, with --cpu of its own and without."""
+    monkeypatch.setenv("ACCELERATE_USE_CPU", cpu)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(InputError, match="only one process.*--multi_gpu --num_processes"):
         trained(tmp_path)

@@ -1,0 +1,80 @@
+"""The training commands of the README, small, from the world to a checkpoint: nothing stands in for anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pavdm import cli
+from pavdm.models.checkpoint import load_stdit3
+from pavdm.new_model import create
+
+WORLD = ["--size", "32x48", "--frames", "34"]
+RUN = ["--cpu", "--quiet", "--warmup", "0", "--learning-rate", "1e-3", "--batch-size", "2", "--sample-chunks", "1"]
+WINDOW = ["--like", "tiny", "--window-chunks", "2", "--chunk", "2", "--denoise-steps", "4"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def latents(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "latents"
+    networks = ["--vae", str(models / "vae"), "--text-encoder", str(models / "text_encoder")]
+    assert cli.main(["preprocess", "world", *WORLD, "--clips", "6", *networks, "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+def settings(run: Path) -> dict[str, object]:
+    return json.loads((next(run.glob("step-*")) / "progress.json").read_text("utf-8"))["settings"]
+
+
+def test_clips_are_encoded_once_and_trained_on(latents: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["train", *WINDOW, *RUN, "--data", str(latents), "--out", str(run), "--workers", "1"]
+    assert cli.main([*command, "--steps", "4"]) == 0  # more than an epoch of 3
+    losses = [json.loads(line)["loss"] for line in (run / "loss.jsonl").read_text("utf-8").splitlines()]
+    assert len(losses) == 4 and len(set(losses)) == 4
+    assert (run / "samples" / "step-000004.mp4").is_file()
+    before, after = load_stdit3(run / "step-000004/raw"), load_stdit3(run / "step-000004/model")
+    assert before.config == after.config
+    assert settings(run)["data"]["clips"] == 6
+
+
+def test_clips_are_encoded_while_they_are_trained_on_and_other_encoders_are_another_run(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    create(other, "tiny", seed=1)
+    command = ["train", *WINDOW, *RUN, "--data", "world", *WORLD, "--out", str(run), "--workers", "0"]
+
+    def trained(vae: Path, encoder: Path, steps: int) -> int:
+        networks = ["--vae", str(vae / "vae"), "--text-encoder", str(encoder / "text_encoder")]
+        return cli.main([*command, *networks, "--steps", str(steps)])
+
+    assert trained(models, models, 1) == 0
+    assert trained(models, models, 2) == 0
+    assert (run / "samples" / "step-000002.mp4").is_file() and load_stdit3(run / "step-000002/model")
+    for vae, encoder in ((other, models), (models, other)):
+        assert trained(vae, encoder, 3) == 2
+        assert "data" in (error := capsys.readouterr().err) and error.startswith("error: ")
+
+
+def test_latents_that_the_network_does_not_read_are_refused(
+    latents: Path, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = json.loads((models / "stdit" / "config.json").read_text("utf-8"))
+    for name, said in (("in_channels", "latents with 5 channels"), ("caption_channels", "texts 5 numbers wide")):
+        (tmp_path / "config.json").write_text(json.dumps({**shape, name: 5}), "utf-8")
+        command = ["train", "--config", str(tmp_path / "config.json"), *WINDOW[2:], *RUN, "--data", str(latents)]
+        for quiet in ([], ["--dry-run"]):
+            assert cli.main([*command, *quiet, "--steps", "1", "--out", str(tmp_path / "run")]) == 2
+            assert said in capsys.readouterr().err
