@@ -12,6 +12,7 @@ from pavdm import __version__
 from pavdm.batch.options import add_batch, add_cut
 from pavdm.comfyui import command as workflow_command
 from pavdm.data_commands import add_preprocess, add_world
+from pavdm.devices import usable_device
 from pavdm.errors import InputError
 from pavdm.evaluation.command import add_options as add_evaluation_options
 from pavdm.training.options import add_train_command
@@ -311,12 +312,12 @@ def _optional_whole(text: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _refuse_unused(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise InputError if one of the progressive method's options was set for the replacement loop."""
+def refuse_unused(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
+    """Raise InputError if one of these options was set, which `where` would take and ignore."""
     defaults = parser().parse_args(["generate", "--prompt", "", "--seconds", "1", "--out", ""])
     for name in names:
         if getattr(options, name) != getattr(defaults, name):
-            raise InputError(f"--{name.replace('_', '-')} has no meaning for --method replacement: leave it out")
+            raise InputError(f"--{name.replace('_', '-')} has no meaning {where}: leave it out")
 
 
 def size_from(options: argparse.Namespace) -> tuple[int, int]:
@@ -329,7 +330,8 @@ def schedule_from(options: argparse.Namespace) -> Schedule:
     from pavdm.sampling.schedule import Schedule
 
     if getattr(options, "method", None) == "replacement":
-        _refuse_unused(options, ("window_chunks", "chunk", "no_overlap", "no_variable_length", "prompt_switch"))
+        unused = ("window_chunks", "chunk", "no_overlap", "no_variable_length", "prompt_switch")
+        refuse_unused(options, unused, "for --method replacement")
         return Schedule(window_chunks=1, steps=options.steps)
     return Schedule(
         window_chunks=options.window_chunks,
@@ -391,17 +393,7 @@ def precision_from(options: argparse.Namespace) -> Precision:
 
     from pavdm.settings import Precision
 
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        if device.type not in ("cpu", "cuda", "mps"):
-            raise AssertionError("cpu, cuda and mps can")
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"the device {name!r} cannot be used here ({reason}); see `pavdm doctor`") from error
+    device = usable_device(options.device)
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     dtype = dtypes.get(options.dtype, torch.bfloat16 if device.type == "cuda" else torch.float32)
     return Precision(device, dtype, dtypes[options.text_dtype], options.tile)

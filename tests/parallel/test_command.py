@@ -126,7 +126,7 @@ def test_the_end_of_one_process_is_the_end_of_all(
     (said, errors), (other_said, other_errors) = (process.communicate(timeout=SECONDS) for process in processes)
     assert said == other_said == other_errors == ""
     assert len(errors.splitlines()) == 1 and errors.startswith(message)
-    assert processes[0].returncode == (130 if number == signal.SIGINT else 2)
+    assert processes[0].returncode == (130 if number == signal.SIGINT else 1)
 
 
 def test_a_process_that_freezes_is_given_up(models: Path, tmp_path: Path, start: Start) -> None:
@@ -136,7 +136,7 @@ def test_a_process_that_freezes_is_given_up(models: Path, tmp_path: Path, start:
     wait_for_chunk(state, processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     _, errors = processes[0].communicate(timeout=SECONDS)
-    assert processes[0].returncode == 2
+    assert processes[0].returncode == 1
     assert "error: process 1 of 2 gave no sign of life for 20 s" in errors
 
 
