@@ -28,6 +28,8 @@ class Result:
 
     @classmethod
     def of(cls, job: Job) -> Result:
+        if (otherwise := job.work.begun_otherwise(job.made_from)) is not None:
+            return cls(job, "failed", {"error": otherwise})
         if (done := job.work.finished()) is not None:
             return cls(job, "done", done)
         if (failed := job.work.failed()) is not None:
