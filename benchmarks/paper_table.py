@@ -87,6 +87,12 @@ class Bench:
     def all_jobs(self) -> list[Job]:
         return list(chain.from_iterable(zip(*self.jobs.values(), strict=True)))  # pair by pair
 
+    @property
+    def complete(self) -> list[int]:
+        """The pairs, counted from 0, that every method has finished."""
+        pairs = enumerate(zip(*self.jobs.values(), strict=True))
+        return [number for number, jobs in pairs if all(job.work.finished() for job in jobs)]
+
     def measure_video(self, job: Job, path: Path) -> dict[str, float | None]:
         """Measure a video and keep the measurements beside its record, in the place of those of an earlier making."""
         summary = _with_moving(measure(path).summary)
@@ -154,11 +160,7 @@ class MeasuringMaker(LocalMaker):
 
 def table(bench: Bench, costs: dict[str, tuple[int, int]]) -> list[str]:
     """The Markdown table of all pairs that every method has finished. Raises InputError if there are none."""
-    complete = [
-        number
-        for number, jobs in enumerate(zip(*bench.jobs.values(), strict=True))
-        if all(job.work.finished() for job in jobs)
-    ]
+    complete = bench.complete
     if not complete:
         raise InputError("no pair is finished with every method: run the same command again")
     rows = {name: [bench.of_video(jobs[number]) for number in complete] for name, jobs in bench.jobs.items()}
@@ -343,10 +345,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         networks = Networks(models_from(options), precision_from(options))
         bench = _bench(options, networks)
         launch = Launch.from_environment()
-        with asked_to_stop() as should_stop:
-            _work(bench, networks, launch, should_stop, hidden=options.quiet)
+        try:
+            with asked_to_stop() as should_stop:
+                _work(bench, networks, launch, should_stop, hidden=options.quiet)
+        except Interrupted:
+            print(f"interrupted; {_what_is_there(bench)}the same command goes on from here", file=sys.stderr)
+            return 130
         return _tell(bench, networks, options) if launch.rank == 0 else 0
-    except (Interrupted, KeyboardInterrupt):
+    except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     except NobodyLeft as error:
@@ -369,6 +375,12 @@ def _work(bench: Bench, networks: Networks, launch: Launch, should_stop: Callabl
         member = stack.enter_context(Member(bench.folder / "work" / "members", launch, {"rank": launch.rank}))
         stack.enter_context(Display(bench.all_jobs, member, hidden=hidden or launch.rank > 0))
         work_through(bench.all_jobs, maker, member, should_stop)
+
+
+def _what_is_there(bench: Bench) -> str:
+    """How a table of the pairs so far is made, if the first ones are complete."""
+    first = next(n for n, number in enumerate([*bench.complete, -1]) if n != number)
+    return f"--pairs {first} makes a table of what is complete, " if first else ""
 
 
 def _tell(bench: Bench, networks: Networks, options: argparse.Namespace) -> int:

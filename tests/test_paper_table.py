@@ -14,6 +14,7 @@ import pytest
 
 from pavdm.batch.claims import Work
 from pavdm.batch.items import Item
+from pavdm.batch.member import write_json
 from pavdm.batch.work import Job
 from pavdm.errors import InputError
 from pavdm.prompts import PromptSchedule
@@ -171,6 +172,23 @@ def test_a_table_that_is_asked_to_stop_says_so_and_goes_on(
     monkeypatch.setattr(paper_table.MeasuringMaker, "prepare", lambda maker: too_large(maker, a_minute(), None))
     assert paper_table.main(arguments) == 2
     assert "the memory does not suffice" in capsys.readouterr().err
+
+
+def test_what_is_complete_from_the_first_pair_on_can_have_a_table(paper_table: ModuleType, tmp_path: Path) -> None:
+    settings = a_minute()
+    jobs = {
+        name: [Job(Item(f"{name}{n}", n + 1, 0, settings), Work(tmp_path, f"{name}{n}"), {}) for n in range(4)]
+        for name in ("a", "b")
+    }
+    bench = paper_table.Bench(tmp_path, jobs, of_world=True)
+    for finished, said in (("a0 a1", ""), ("b0", "--pairs 1 makes"), ("a3 b3", "--pairs 1 makes"), ("b1", "--pairs 2")):
+        for name in finished.split():
+            Work(tmp_path, name).folder.mkdir(parents=True)
+            Work(tmp_path, name).video.touch()
+            write_json(Work(tmp_path, name).folder / "done.json", {})
+        told = paper_table._what_is_there(bench)
+        assert told.startswith(said) and bool(told) == bool(said)
+    assert bench.complete == [0, 1, 3]
 
 
 def test_the_world_is_measured_behind_the_codec_of_the_others(
