@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 SHIPPED = Path(pavdm.__file__).parent.parent / "workflows" / "api"
 LOOK_SECONDS = 0.5  # between two looks at whether to stop
-REACH_SECONDS = 10.0
+REACH_SECONDS = 60.0  # a server that computes may be slow to describe its nodes
 
 
 class Workflows:
