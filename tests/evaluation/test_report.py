@@ -98,8 +98,7 @@ def test_one_command_compares_two_methods(videos, capsys):
 
 
 def test_a_damaged_video_costs_only_its_own_numbers(videos, capsys):
-    whole = (videos / "a" / "clip1.mp4").read_bytes()
-    (videos / "a" / "clip1.mp4").write_bytes(whole[: len(whole) // 3])
+    (videos / "a" / "clip1.mp4").write_bytes(b"no video " * 100)
     groups = ["--group", f"a={videos}/a/*.mp4", "--group", f"b={videos}/b/*.mp4"]
     assert main(["eval", *groups, "--out", str(videos / "report")]) == 1
     data = json.loads((videos / "report" / "report.json").read_text())
