@@ -65,9 +65,9 @@ def evaluations(settings: Settings, clip_frames: int) -> tuple[int, int]:
         return plan.num_chunks * loop.steps, plan.num_chunks * loop.steps * loop.clip_latents
     lengths = []
 
-    def velocity(z: torch.Tensor, timesteps: Any, texts: Any, frame_mask: Any = None) -> torch.Tensor:
-        lengths.append(z.shape[2])
-        return torch.zeros_like(z)
+    def velocity(latents: torch.Tensor, timesteps: Any, texts: Any, frame_mask: Any = None) -> torch.Tensor:
+        lengths.append(latents.shape[2])
+        return torch.zeros_like(latents)
 
     state = progressive.start(
         schedule,

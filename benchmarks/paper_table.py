@@ -7,8 +7,10 @@ them and writes the table. For other networks give clips of their own in the pub
 
     torchrun --nproc-per-node 8 benchmarks/paper_table.py --models DIR --list all_prompts.txt --clips DIR --out DIR ...
 
-Killed or stopped, the same command goes on: finished videos and measurements are kept, and any number of processes may
-share the folder (`pavdm.batch`). `--pairs 4 --seconds 10` makes less of it; more of the same can follow later.
+Stopped (Ctrl-C, SIGTERM) or killed, the same command goes on: finished videos and measurements are kept, and begun ones
+go on from their last chunk. Any number of processes may share the folder (`pavdm.batch`); each prints the table at the
+end, and it is the same. `--pairs 4 --seconds 10` makes a part of it, and the table says so; more pairs of the same
+length can follow later.
 
 Methods and costs: `paper_methods`.
 """
@@ -17,46 +19,43 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 from paper_methods import OURS, arms, evaluations
+from paper_world import CLIP_FRAMES, colours_right, world_frames, write_pieces, write_world
 
 from pavdm.batch.claims import Work
 from pavdm.batch.items import Item, described, read_items
 from pavdm.batch.local import LocalMaker
 from pavdm.batch.member import Launch, Member, write_json
 from pavdm.batch.show import Display
-from pavdm.batch.work import Job, work_through
+from pavdm.batch.work import Job, NobodyLeft, work_through
 from pavdm.chunks import Monitor
 from pavdm.clip import PIECE_FRAMES
 from pavdm.engine import Outcome, texts_of
-from pavdm.errors import InputError
+from pavdm.errors import OUT_OF_MEMORY, InputError, is_out_of_memory
 from pavdm.evaluation import measure
 from pavdm.evaluation.comparison import Estimate, mean_interval
+from pavdm.files import replacing, temporary_beside
 from pavdm.networks import Networks
 from pavdm.options import add_clip_options, add_making_options, models_from, precision_from
+from pavdm.sampling.progressive import Interrupted
 from pavdm.settings import Settings
-from pavdm.training.world import draw, make_scene
-from pavdm.training.world_measure import visible_colours
+from pavdm.stopping import asked_to_stop
 from pavdm.video_reader import read_frames
-from pavdm.video_writer import VideoWriter
 
-HELD_OUT = 1_000_000_000  # the first seed of scenes that training leaves alone
-CLIP_FRAMES = 119  # 35 latents: what the fixed window needs, all methods get
-END_SHARE = 0.15  # of the new video, as for the drifts
 TRUTH = "the world itself"
 _UNSET = object()
+PAIRS, SECONDS = 40, 60.0  # of the whole table
 FEWEST_PAIRS = 8  # a bootstrap of fewer says nothing
 
 # (key of the summary, heading, digits); `registry.find` has the definitions.
@@ -76,45 +75,6 @@ COLUMNS = (
 NOT_HERE = "subject and background consistency, motion smoothness, aesthetic and imaging quality (VBench), FVD"
 
 
-def write_world(folder: Path, count: int, size: tuple[int, int], fps: float) -> Path:
-    """Clips of the first `count` held-out scenes and the list that names them; what is there already is kept."""
-    clips = folder / "clips"
-    clips.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for number in range(count):
-        scene, path = make_scene(HELD_OUT + number, size[1] / size[0]), clips / f"world_{number:04d}.mp4"
-        if not path.exists():
-            own = clips / f".{os.getpid()}-{path.name}"  # the other processes of the run write the same clips
-            with VideoWriter(own, size, fps, crf=8, overwrite=True) as writer:
-                writer.write(draw(scene, CLIP_FRAMES, size, fps))
-            own.replace(path)
-        lines.append(f"{scene.caption}||clips/{path.name}")
-    listed = folder / "world.txt"
-    temporary = folder / f".{os.getpid()}-world.txt"
-    temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    temporary.replace(listed)
-    return listed
-
-
-def world_frames(number: int, settings: Settings) -> Iterator[np.ndarray]:
-    """The scene's own clip and continuation, frame by frame: what a perfect video would show."""
-    size, fps = settings.size, settings.fps
-    scene = make_scene(HELD_OUT + number, size[1] / size[0])
-    count = CLIP_FRAMES + round((settings.seconds or 0) * fps)
-    for first in range(0, count, PIECE_FRAMES):
-        yield from draw(scene, min(PIECE_FRAMES, count - first), size, fps, first)
-
-
-def colours_right(frames: Iterator[np.ndarray], number: int, settings: Settings) -> float:
-    """Share of the last 15 % of frames whose shapes have exactly the colours of the scene's: none lost, none new."""
-    scene = make_scene(HELD_OUT + number, settings.size[1] / settings.size[0])
-    wanted = {body.colour for body in scene.bodies}
-    new = round((settings.seconds or 0) * settings.fps)
-    first = CLIP_FRAMES + new - max(1, round(END_SHARE * new))
-    seen = visible_colours(np.stack(list(islice(frames, first, None))))
-    return sum(set(colours) == wanted for colours in seen) / len(seen)
-
-
 @dataclass(frozen=True)
 class Bench:
     """The folder of a table, and which videos belong to it."""
@@ -127,37 +87,55 @@ class Bench:
     def all_jobs(self) -> list[Job]:
         return list(chain.from_iterable(zip(*self.jobs.values(), strict=True)))  # pair by pair
 
-    def measured(self, name: str, take: Callable[[], dict[str, float | None]]) -> dict[str, float | None]:
-        """The measurements of a video by its name, taken now if there are none."""
-        path = self.folder / "measures" / f"{name}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, take())
-        found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+    @property
+    def complete(self) -> list[int]:
+        """The pairs, counted from 0, that every method has finished."""
+        pairs = enumerate(zip(*self.jobs.values(), strict=True))
+        return [number for number, jobs in pairs if all(job.work.finished() for job in jobs)]
 
-    def of_video(self, job: Job, path: Path) -> dict[str, float | None]:
-        settings, number = job.item.settings, job.item.line - 1
+    def measure_video(self, job: Job, path: Path) -> dict[str, float | None]:
+        """Measure a video and keep the measurements beside its record, in the place of those of an earlier making."""
+        summary = _with_moving(measure(path).summary)
+        if self.of_world:
+            summary["colours_right"] = colours_right(read_frames(path), job.item.line - 1, job.item.settings)
+        write_json(_measures_file(job), summary)
+        return summary
 
-        def take() -> dict[str, float | None]:
-            summary = _with_moving(measure(path).summary)
-            if self.of_world:
-                summary["colours_right"] = colours_right(read_frames(path), number, settings)
-            return summary
-
-        return self.measured(job.item.name, take)
+    def of_video(self, job: Job) -> dict[str, float | None]:
+        """The measurements of a finished video, taken now if there are none."""
+        kept = _kept(_measures_file(job))
+        return self.measure_video(job, job.work.video) if kept is None else kept
 
     def of_truth(self, job: Job) -> dict[str, float | None]:
+        """The same of the scene itself, which does not depend on any network."""
         settings, number = job.item.settings, job.item.line - 1
-
-        def take() -> dict[str, float | None]:
-            frames = world_frames(number, settings)
-            taken = measure(frames, fps=settings.fps, chunk_frames=PIECE_FRAMES, clip_frames=CLIP_FRAMES)
-            right = colours_right(world_frames(number, settings), number, settings)
-            return {**_with_moving(taken.summary), "colours_right": right}
-
         height, width = settings.size
-        return self.measured(f"world_{number:04d}_{height}x{width}_{settings.seconds:g}s_{settings.fps:g}fps", take)
+        name = f"world_{number:04d}_{height}x{width}_{settings.seconds:g}s_{settings.fps:g}fps"
+        path = self.folder / "measures" / f"{name}.json"
+        if (kept := _kept(path)) is not None:
+            return kept
+        path.parent.mkdir(parents=True, exist_ok=True)
+        video = temporary_beside(path).with_suffix(".mp4")
+        try:  # in the same codec as the methods' videos, which costs sharpness and noise
+            write_pieces(video, world_frames(number, settings), settings)
+            summary = _with_moving(measure(video, chunk_frames=PIECE_FRAMES, clip_frames=CLIP_FRAMES).summary)
+            summary["colours_right"] = colours_right(read_frames(video), number, settings)
+        finally:
+            video.unlink(missing_ok=True)
+        write_json(path, summary)
+        return summary
+
+
+def _measures_file(job: Job) -> Path:
+    return job.work.folder / "measures.json"
+
+
+def _kept(path: Path) -> dict[str, float | None] | None:
+    try:
+        found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return found
 
 
 def _with_moving(summary: dict[str, float | None]) -> dict[str, float | None]:
@@ -176,30 +154,23 @@ class MeasuringMaker(LocalMaker):
     def make(self, settings: Settings, monitor: Monitor) -> Outcome:
         outcome = super().make(settings, monitor)
         monitor.stage("measuring")
-        self._bench.of_video(self._jobs[settings.out.parent], outcome.path)
+        self._bench.measure_video(self._jobs[settings.out.parent], outcome.path)
         return outcome
 
 
 def table(bench: Bench, costs: dict[str, tuple[int, int]]) -> list[str]:
     """The Markdown table of all pairs that every method has finished. Raises InputError if there are none."""
-    complete = [
-        number
-        for number, jobs in enumerate(zip(*bench.jobs.values(), strict=True))
-        if all(job.work.finished() for job in jobs)
-    ]
+    complete = bench.complete
     if not complete:
         raise InputError("no pair is finished with every method: run the same command again")
-    rows = {
-        name: [bench.of_video(jobs[number], jobs[number].work.video) for number in complete]
-        for name, jobs in bench.jobs.items()
-    }
+    rows = {name: [bench.of_video(jobs[number]) for number in complete] for name, jobs in bench.jobs.items()}
     if bench.of_world:
         rows[TRUTH] = [bench.of_truth(bench.jobs[OURS][number]) for number in complete]
     columns = [column for column in COLUMNS if any(row.get(column[0]) is not None for row in chain(*rows.values()))]
     lines = [
-        f"{len(complete)} pairs; means with 95 % bootstrap intervals. * (from {FEWEST_PAIRS} pairs on) differs from "
-        f"{OURS} on the same pairs: the interval of the paired difference leaves out 0. Of a table of such comparisons "
-        "one in twenty would do so by chance.",
+        f"{_extent(len(complete), bench)}; means with 95 % bootstrap intervals. * (from {FEWEST_PAIRS} pairs on) "
+        f"differs from {OURS} on the same pairs: the interval of the paired difference leaves out 0. Of a table "
+        "of such comparisons one in twenty would do so by chance.",
         "",
         "| | Steps | Calls | Latents | " + " | ".join(heading for _, heading, _ in columns) + " |",
         "|---|---|---|---|" + "---|" * len(columns),
@@ -214,6 +185,15 @@ def table(bench: Bench, costs: dict[str, tuple[int, int]]) -> list[str]:
     return lines
 
 
+def _extent(complete: int, bench: Bench) -> str:
+    """How many pairs of how many seconds, and of what that is a part."""
+    seconds = bench.jobs[OURS][0].item.settings.seconds or 0
+    text = f"{complete} pair{'s' if complete > 1 else ''} of {seconds:g} s"
+    if complete < PAIRS or seconds < SECONDS:
+        text += f" (a part: the whole table is {PAIRS} pairs of {SECONDS:g} s)"
+    return text
+
+
 def _cell(
     own: Sequence[dict[str, float | None]], ours: Sequence[dict[str, float | None]], key: str, digits: int
 ) -> str:
@@ -222,19 +202,14 @@ def _cell(
         return "-"
     pairs = [(a.get(key), b.get(key)) for a, b in zip(own, ours, strict=True)]
     difference = mean_interval([a - b for a, b in pairs if a is not None and b is not None])
-    return _text(found, digits) + ("*" if _leaves_out_zero(difference) else "")
+    sure = difference.count >= FEWEST_PAIRS and difference.leaves_out_zero
+    return _text(found, digits) + ("*" if sure else "")
 
 
 def _text(estimate: Estimate, digits: int) -> str:
     if estimate.low is None or estimate.high is None:
         return f"{estimate.mean:.{digits}f}"
     return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-
-
-def _leaves_out_zero(difference: Estimate) -> bool:
-    if difference.low is None or difference.high is None or difference.count < FEWEST_PAIRS:
-        return False
-    return difference.low > 0 or difference.high < 0
 
 
 def report(lines: Sequence[str], networks: Networks, settings: Settings, label: str) -> str:
@@ -257,10 +232,11 @@ def report(lines: Sequence[str], networks: Networks, settings: Settings, label: 
             "",
             *lines,
             "",
-            "Definitions: `pavdm/evaluation/registry.py`. Dynamic is the share of chunks that are not static. Colours "
-            "right is the share of the last 15 % of frames whose shapes have just the scene's colours; the world "
-            f"itself shows what can be had. Columns of the paper's Table 1 that need networks from elsewhere and are "
-            f"not here: {NOT_HERE}.",
+            "Definitions: `pavdm/evaluation/registry.py`. Dynamic is the share of chunks that are not static; the "
+            "loop's chunks have 34 frames, the others' 17. Colours right is the share of the last 15 % of frames "
+            "whose shapes have just the scene's colours; the world itself shows what can be had. "
+            "Columns of the paper's Table 1 that need networks from elsewhere and are not here: "
+            f"{NOT_HERE}.",
         ]
     )
 
@@ -275,9 +251,8 @@ def write_section(path: Path, label: str, text: str) -> None:
         whole = before + section + after.partition(end)[2]
     else:
         whole = f"{whole.rstrip()}\n\n{section}\n"
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(whole, encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(whole, encoding="utf-8")
 
 
 def _commit() -> str:
@@ -312,7 +287,9 @@ def _command() -> list[str]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder for the videos")
-    parser.add_argument("--pairs", type=int, default=40, metavar="K", help="pairs of prompt and clip (default 40)")
+    parser.add_argument(
+        "--pairs", type=int, default=PAIRS, metavar="K", help=f"pairs of prompt and clip (default {PAIRS})"
+    )
     parser.add_argument("--list", type=Path, help="prompt||clip in every line, instead of the procedural world")
     parser.add_argument("--clips", type=Path, metavar="DIR", help="where the clips of --list are")
     parser.add_argument("--results", type=Path, metavar="FILE", help="the Markdown file that gets the table, too")
@@ -324,7 +301,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if options.aesthetic is _UNSET:  # the world's captions have no scores, those of the published weights' training do
         options.aesthetic = None if options.list is None else 6.5
     if options.seconds is None and options.total_seconds is None:
-        options.seconds = 60.0
+        options.seconds = SECONDS
     if options.total_seconds is not None:
         raise InputError("the table compares equal lengths of new video: give --seconds")
     if options.pairs < 1:
@@ -341,7 +318,9 @@ def _bench(options: argparse.Namespace, networks: Networks) -> Bench:
         options.list = write_world(options.out, options.pairs, (size[0], size[1]), options.fps)
     items = read_items(options, _check_texts)
     made_by = {name: str(value) for name, value in networks.fingerprints.items()}
-    made_by |= {"dtype": str(networks.precision.dtype)}
+    precision = networks.precision
+    how = {"dtype": precision.dtype, "text dtype": precision.text_dtype, "tile": precision.tile}
+    made_by |= {name: str(value) for name, value in how.items()}
     jobs: dict[str, list[Job]] = {}
     for item in items:
         for name, settings in arms(item.settings).items():
@@ -359,37 +338,62 @@ def _check_texts(settings: Settings) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status: 0 all videos are made, 1 some failed, 2 bad input, 130 interrupted."""
     try:
         options = _options(arguments)
-        launch = Launch.from_environment()
         options.out.mkdir(parents=True, exist_ok=True)
         networks = Networks(models_from(options), precision_from(options))
         bench = _bench(options, networks)
-        texts = list(chain.from_iterable(texts_of(job.item.settings) for job in bench.all_jobs))
-        leads = launch.rank == 0
-        with ExitStack() as stack:
-            member = stack.enter_context(Member(options.out / "work" / "members", launch, {"rank": launch.rank}))
-            stack.enter_context(Display(bench.all_jobs, member, hidden=options.quiet or not leads))
-            work_through(
-                bench.all_jobs, MeasuringMaker(networks, texts, f"rank {launch.rank}", bench), member, lambda: False
-            )
-        if not leads:
-            return 0
-        costs = {name: evaluations(jobs[0].item.settings, CLIP_FRAMES) for name, jobs in bench.jobs.items()}
-        text = report(table(bench, costs), networks, bench.jobs[OURS][0].item.settings, options.label)
-        print(text)
-        if options.results is not None:
-            write_section(options.results, options.label, text)
-        failed = [job for job in bench.all_jobs if job.work.finished() is None]
-        for job in failed:
-            print(f"not made: {job.item.name}, see {job.work.log}", file=sys.stderr)
-        return 1 if failed else 0
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        launch = Launch.from_environment()
+        try:
+            with asked_to_stop() as should_stop:
+                _work(bench, networks, launch, should_stop, hidden=options.quiet)
+        except Interrupted:
+            print(f"interrupted; {_what_is_there(bench)}the same command goes on from here", file=sys.stderr)
+            return 130
+        return _tell(bench, networks, options) if launch.rank == 0 else 0
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except NobodyLeft as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
+        return 2
+
+
+def _work(bench: Bench, networks: Networks, launch: Launch, should_stop: Callable[[], bool], hidden: bool) -> None:
+    texts = list(chain.from_iterable(texts_of(job.item.settings) for job in bench.all_jobs))
+    maker = MeasuringMaker(networks, texts, f"rank {launch.rank}", bench)
+    with ExitStack() as stack:
+        member = stack.enter_context(Member(bench.folder / "work" / "members", launch, {"rank": launch.rank}))
+        stack.enter_context(Display(bench.all_jobs, member, hidden=hidden or launch.rank > 0))
+        work_through(bench.all_jobs, maker, member, should_stop)
+
+
+def _what_is_there(bench: Bench) -> str:
+    """How a table of the pairs so far is made, if the first ones are complete."""
+    first = next(n for n, number in enumerate([*bench.complete, -1]) if n != number)
+    return f"--pairs {first} makes a table of what is complete, " if first else ""
+
+
+def _tell(bench: Bench, networks: Networks, options: argparse.Namespace) -> int:
+    """Print the table, and write it where it belongs; the exit status."""
+    costs = {name: evaluations(jobs[0].item.settings, CLIP_FRAMES) for name, jobs in bench.jobs.items()}
+    text = report(table(bench, costs), networks, bench.jobs[OURS][0].item.settings, options.label)
+    print(text)
+    if options.results is not None:
+        write_section(options.results, options.label, text)
+    failed = [job for job in bench.all_jobs if job.work.finished() is None]
+    for job in failed:
+        print(f"not made: {job.item.name}, see {job.work.log}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Monitor:
     stage: Callable[[str], None] = lambda message: None
     progress: Callable[[Progress], None] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
+    may_save: Callable[[], bool] = lambda: True  # False once somebody else goes on from the same state directory
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,21 @@ class Run:
     monitor: Monitor
 
     def save(self, number: int, chunk: Tensor, state: WindowState) -> None:
-        """Raises InputError, before anything is written, for a chunk that holds infinities or no numbers."""
+        """Raises, before anything is written, InputError for a chunk that holds infinities or no numbers, and
+        Interrupted if the directory is another's now."""
         if not chunk.isfinite().all():
             raise InputError(
                 f"chunk {number} came out with values that are no numbers: the guidance scale is too large, the number "
                 "format too narrow (try --dtype bf16 or fp32), or the weights are damaged"
             )
         if self.directory is not None:
+            if not self.monitor.may_save():
+                raise Interrupted
             self.directory.save_chunk(number, chunk)
             self.directory.save(state)
 
     def save_interrupted(self, state: WindowState) -> None:
-        if self.directory is not None:
+        if self.directory is not None and self.monitor.may_save():
             self.directory.save(state)
 
 

@@ -5,18 +5,25 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pavdm.errors import InputError
-from pavdm.options import models_from, parser, precision_from, schedule_from, settings_from, size_from
+from pavdm.errors import OUT_OF_MEMORY, InputError, RunLost, is_out_of_memory
+from pavdm.options import (
+    models_from,
+    parser,
+    precision_from,
+    refuse_unused,
+    schedule_from,
+    settings_from,
+    size_from,
+)
 from pavdm.parallel.launch import is_leader, place
+from pavdm.stopping import asked_to_stop
 
 if TYPE_CHECKING:
     from pavdm.networks import Networks
@@ -26,10 +33,6 @@ if TYPE_CHECKING:
 EXIT_FAILED = 1
 EXIT_INPUT = 2
 EXIT_INTERRUPTED = 130
-_OUT_OF_MEMORY = (
-    "the memory does not suffice: try a smaller --size, --tile 32, --dtype bf16 or fewer --window-chunks. What was "
-    "saved with --state is kept"
-)
 _OUT_OF_MEMORY_TRAINING = (
     "the memory does not suffice: try --checkpointing, --precision bf16, a smaller --batch-size with more "
     "--accumulation, or a --lora. The checkpoints in --out are kept"
@@ -37,8 +40,8 @@ _OUT_OF_MEMORY_TRAINING = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status: 0 done, 2 bad input, 130 interrupted; 1 doctor found something amiss, or a
-    workflow failed on its server.
+    """Run the command; the exit status: 0 done, 2 bad input, 130 interrupted; 1 doctor found something amiss, a
+    workflow failed on its server, a video of a batch failed, or another process of the run did.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     with _silent_unless_leader():  # what is wrong with the arguments is wrong in all processes
@@ -57,22 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         if speaks:
             print(f"error: {error}", file=sys.stderr)
-        return EXIT_INPUT
+        return EXIT_FAILED if isinstance(error, RunLost) else EXIT_INPUT
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         if speaks:
-            advice = _OUT_OF_MEMORY_TRAINING if options.command == "train" else _OUT_OF_MEMORY
+            advice = _OUT_OF_MEMORY_TRAINING if options.command == "train" else OUT_OF_MEMORY
             print(f"error: {advice} ({str(error).splitlines()[0]})", file=sys.stderr)
         return EXIT_INPUT
     return status
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch has a type of its own for CUDA; for the CPU only the text tells."""
-    text = str(error)
-    signs = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
 @contextmanager
@@ -87,9 +83,14 @@ def _silent_unless_leader() -> Iterator[None]:
 
 def _run_video(options: argparse.Namespace) -> int:
     if options.context_parallel == 1:
+        _refuse_team_options(options)
         place(1)
         return _make_video(options, None)
     return _together(options, partial(_make_video, options))
+
+
+def _refuse_team_options(options: argparse.Namespace) -> None:
+    refuse_unused(options, ("lost_after",), "without --context-parallel")
 
 
 def _networks(options: argparse.Namespace) -> Networks:
@@ -107,7 +108,7 @@ def _together(options: argparse.Namespace, work: Callable[[Team], int], several:
     def give_up(reason: str) -> None:
         if team.leads:
             print(f"\nerror: {reason}", file=sys.stderr, flush=True)
-        os._exit(EXIT_INPUT)  # the main thread waits for a process that does not answer
+        os._exit(EXIT_FAILED)  # the main thread waits for a process that does not answer
 
     team = Team(options.context_parallel, options.lost_after, give_up, several)
     with team:
@@ -116,7 +117,7 @@ def _together(options: argparse.Namespace, work: Callable[[Team], int], several:
         team.connect(networks.precision.device, guided=options.guidance != 1)
         if team.leads:
             return work(team)
-        with _asked_to_stop(after=None) as should_stop:
+        with asked_to_stop(after=None) as should_stop:
             follow(team, partial(load_velocity, networks), should_stop)
     return 0
 
@@ -128,7 +129,7 @@ def _make_video(options: argparse.Namespace, team: Team | None) -> int:
     from pavdm.sampling.progressive import Interrupted
 
     settings, networks = settings_from(options), _networks(options)
-    with ProgressBar(settings.fps, settings.chunk_frames, hidden=options.quiet) as bar, _asked_to_stop() as should_stop:
+    with ProgressBar(settings.fps, settings.chunk_frames, hidden=options.quiet) as bar, asked_to_stop() as should_stop:
         monitor = Monitor(bar.stage, bar.progress, _or_of_team(should_stop, team))
         try:
             outcome = make_video(settings, networks, monitor, team)
@@ -160,41 +161,15 @@ def _or_of_team(should_stop: Callable[[], bool], team: Team | None) -> Callable[
     return should_stop if team is None else lambda: should_stop() or team.stop_requested
 
 
-@contextmanager
-def _asked_to_stop(after: str | None = "this model call") -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed or the process asked to end; a second time ends it at once.
-
-    Within a second it counts as the same: torchrun passes on the Ctrl-C that its processes get from the terminal, too.
-    after: what is finished first, told to the user; None tells nothing.
-    """
-    asked: float | None = None
-
-    def handle(number: int, frame: object) -> None:
-        nonlocal asked
-        if asked is not None:
-            if time.monotonic() - asked < 1:
-                return
-            raise KeyboardInterrupt
-        asked = time.monotonic()
-        if after is not None:
-            print(f"\nstopping after {after}; once more to stop at once", file=sys.stderr)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked is not None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _run_batch(options: argparse.Namespace) -> int:
     from pavdm.batch.command import run_batch
 
     def work(team: Team | None) -> int:
-        with _asked_to_stop() as should_stop:
+        with asked_to_stop() as should_stop:
             return run_batch(options, _or_of_team(should_stop, team), team)
 
     if options.context_parallel == 1:
+        _refuse_team_options(options)
         return work(None)
     if options.server:
         raise InputError("--context-parallel is about processes here, and --server about others: give one of them")
@@ -227,7 +202,7 @@ def _run_train(options: argparse.Namespace) -> int:
 
     from pavdm.training.run import RunInterrupted, train
 
-    with _asked_to_stop("this step") as should_stop:
+    with asked_to_stop("this step") as should_stop:
         try:
             checkpoint = train(plan.make(), run, options.out, should_stop=should_stop, quiet=options.quiet)
         except RunInterrupted as stopped:
@@ -315,7 +290,7 @@ def _run_preprocess(options: argparse.Namespace) -> int:
     from pavdm.data_commands import ClipCounter, run_preprocess
     from pavdm.training.preprocess import Stopped
 
-    with ClipCounter(hidden=options.quiet) as counter, _asked_to_stop("this clip") as should_stop:
+    with ClipCounter(hidden=options.quiet) as counter, asked_to_stop("this clip") as should_stop:
         try:
             outcome = run_preprocess(options, counter.show, should_stop)
         except Stopped:

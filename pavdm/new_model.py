@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.files import temporary_beside
 from pavdm.models.byte_tokenizer import write_tokenizer
 from pavdm.models.checkpoint import ROPE, WEIGHTS, rope_frequencies
 from pavdm.models.files import CONFIG, ModelFiles
@@ -103,7 +103,7 @@ def create(directory: str | Path, size: str = "tiny", seed: int = 0) -> ModelFil
     preset = PRESETS[size]
     networks = network_specs(preset)
     target = directory.resolve()
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(target)
     try:
         temporary.mkdir(parents=True)
         _check_space(temporary, networks)

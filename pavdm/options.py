@@ -311,12 +311,12 @@ def _optional_whole(text: str) -> int | None:
     return None if number is None else int(number)
 
 
-def _refuse_unused(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Raise InputError if one of the progressive method's options was set for the replacement loop."""
+def refuse_unused(options: argparse.Namespace, names: Sequence[str], where: str) -> None:
+    """Raise InputError if one of these options was set, which `where` would take and ignore."""
     defaults = parser().parse_args(["generate", "--prompt", "", "--seconds", "1", "--out", ""])
     for name in names:
         if getattr(options, name) != getattr(defaults, name):
-            raise InputError(f"--{name.replace('_', '-')} has no meaning for --method replacement: leave it out")
+            raise InputError(f"--{name.replace('_', '-')} has no meaning {where}: leave it out")
 
 
 def size_from(options: argparse.Namespace) -> tuple[int, int]:
@@ -329,7 +329,8 @@ def schedule_from(options: argparse.Namespace) -> Schedule:
     from pavdm.sampling.schedule import Schedule
 
     if getattr(options, "method", None) == "replacement":
-        _refuse_unused(options, ("window_chunks", "chunk", "no_overlap", "no_variable_length", "prompt_switch"))
+        unused = ("window_chunks", "chunk", "no_overlap", "no_variable_length", "prompt_switch")
+        refuse_unused(options, unused, "for --method replacement")
         return Schedule(window_chunks=1, steps=options.steps)
     return Schedule(
         window_chunks=options.window_chunks,

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, Condition
+from pavdm.devices import usable_device
 from pavdm.errors import InputError
 from pavdm.models.vae import MIN_TILE
 from pavdm.prompts import PromptSchedule
@@ -156,16 +157,7 @@ class Precision:
 
         Raises InputError for a device that cannot be used here.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        try:
-            found = torch.device(device)
-            if found.type not in ("cpu", "cuda", "mps"):
-                raise AssertionError("cpu, cuda and mps can")
-            torch.empty(1, device=found)
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).split("\n")[0]
-            raise InputError(f"the device {device!r} cannot be used here ({reason}); see `pavdm doctor`") from error
+        found = usable_device(device)
         dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         chosen = dtypes.get(dtype, torch.bfloat16 if found.type == "cuda" else torch.float32)
         return cls(found, chosen, dtypes[text_dtype], tile)

@@ -1,5 +1,6 @@
 """The samplers as a run drives them: which text a loop reads, and what is refused before it is saved."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,9 +9,10 @@ import torch
 from pavdm.chunks import Monitor, Run, progressive_chunks, replacement_chunks
 from pavdm.errors import InputError
 from pavdm.prompts import PromptSchedule
-from pavdm.sampling.progressive import start
+from pavdm.sampling.progressive import Interrupted, start
 from pavdm.sampling.rectified_flow import ReplacementLoop
 from pavdm.sampling.schedule import Schedule
+from pavdm.state_directory import StateDirectory
 
 FPS = 24
 
@@ -51,3 +53,17 @@ def test_infinities_are_refused_before_anything_is_handed_on():
     made = run(lambda latents, *rest: latents * float("inf"), Schedule(2, 5, 2))
     with pytest.raises(InputError, match="no numbers"):
         next(progressive_chunks(made))
+
+
+@pytest.mark.parametrize("should_stop", [False, True])  # at the end of a chunk, and in the middle of one
+def test_nothing_is_written_into_a_state_directory_that_another_process_has_taken_over(tmp_path, should_stop):
+    made = run(lambda latents, *rest: torch.zeros_like(latents), Schedule(2, 5, 2))
+    made = replace(made, directory=StateDirectory(tmp_path))
+    next(progressive_chunks(made))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert len(before) == 2
+    lost = Monitor(should_stop=lambda: should_stop, may_save=lambda: False)
+    for chunks in (progressive_chunks, lambda run: replacement_chunks(run, ReplacementLoop(steps=1), None)):
+        with pytest.raises(Interrupted):
+            list(chunks(replace(made, monitor=lost)))
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before

@@ -52,7 +52,7 @@ def stopped_after(num_calls, monkeypatch, clip, folder, models, *options, prompt
 
     with monkeypatch.context() as patch:
         patch.setattr("pavdm.progress_bar.ProgressBar.progress", lambda bar, progress: reports.append(progress))
-        patch.setattr("pavdm.cli._asked_to_stop", asked_to_stop)
+        patch.setattr("pavdm.cli.asked_to_stop", asked_to_stop)
         return extend(clip, folder / "out.mp4", models, *options, "--state", folder / "b", prompt=prompt)
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 
+from pavdm.batch.claims import Work
+from pavdm.batch.items import Item
+from pavdm.batch.member import write_json
+from pavdm.batch.work import Job
 from pavdm.errors import InputError
 from pavdm.prompts import PromptSchedule
 from pavdm.sampling.schedule import Schedule
 from pavdm.settings import Settings
 from pavdm.training.world import make_scene
 from pavdm.training.world_measure import visible_colours
-from pavdm.video_reader import read_frames
+from pavdm.video_reader import probe, read_frames
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -34,6 +41,14 @@ def paper_table(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import paper_table
 
     return paper_table
+
+
+@pytest.fixture
+def paper_world(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import paper_world
+
+    return paper_world
 
 
 def a_minute(**changes: object) -> Settings:
@@ -70,8 +85,8 @@ def test_the_table_starts_from_the_whole_method(methods: ModuleType) -> None:
             methods.arms(a_minute(schedule=incomplete))
 
 
-def test_the_clips_show_scenes_that_training_leaves_alone(paper_table: ModuleType, tmp_path: Path) -> None:
-    listed = paper_table.write_world(tmp_path, 2, (64, 96), 24.0)
+def test_the_clips_show_scenes_that_training_leaves_alone(paper_world: ModuleType, tmp_path: Path) -> None:
+    listed = paper_world.write_world(tmp_path, 2, (64, 96), 24.0)
     for number, line in enumerate(listed.read_text().splitlines()):
         caption, _, name = line.partition("||")
         scene = make_scene(1_000_000_000 + number)
@@ -105,16 +120,92 @@ def test_a_table_is_made_once_and_only_what_is_missing_again(
     ]
     world = rows[-1].split(" | ")
     assert world[-1].strip(" |") == "1.00"  # the scene's own frames have just its colours
+    assert "1 pair of 0.7 s (a part: the whole table is 40 pairs of 60 s)" in first
     capsys.readouterr()
 
     videos = sorted(out.glob("*.mp4"))
     assert len(videos) == 6
     made = {video: video.stat().st_mtime_ns for video in videos}
+    measures = [out / "work" / video.stem / "measures.json" for video in videos]
+    taken = [file.stat().st_mtime_ns for file in measures]
+    measures[0].write_text('{"scenes": 9, "moving": 0.5}')  # of the video that was there before
     videos[0].unlink()
     assert paper_table.main(arguments) == 0
     assert [video for video in videos if video.stat().st_mtime_ns != made[video]] == [videos[0]]
     assert [line for line in results.read_text().splitlines() if line.startswith("| ")] == rows
+    assert [file.stat().st_mtime_ns for file in measures[1:]] == taken[1:]
     assert results.read_text().count("<!-- paper_table") == 1
 
-    assert paper_table.main([*arguments, "--guidance", "2"]) == 2
-    assert "guidance scale: 7.0 then, 2.0 now" in capsys.readouterr().err
+    for option, value, message in (
+        ("--guidance", "2", "guidance scale: 7.0 then, 2.0 now"),
+        ("--text-dtype", "bf16", "text dtype: torch.float32 then, torch.bfloat16 now"),
+        ("--tile", "8", "tile: None then, 8 now"),
+    ):
+        assert paper_table.main([*arguments, option, value]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_table_that_is_asked_to_stop_says_so_and_goes_on(
+    paper_table: ModuleType,
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["--models", str(models), "--out", str(tmp_path / "out"), "--pairs", "1", "--seconds", "0.7"]
+    arguments += ["--size", "48x72", "--window-chunks", "2", "--steps", "2", "--device", "cpu", "--quiet"]
+    make = paper_table.MeasuringMaker.make
+
+    def make_and_terminate(maker: Any, settings: Settings, monitor: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return make(maker, settings, monitor)
+
+    monkeypatch.setattr(paper_table.MeasuringMaker, "make", make_and_terminate)
+    assert paper_table.main(arguments) == 130
+    assert "the same command goes on from here" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.mp4"))
+    assert [path.name for path in (tmp_path / "out/work").glob("*/released-*")] == ["released-0001"]
+
+    def too_large(maker: Any, settings: Settings, monitor: Any) -> Any:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(paper_table.MeasuringMaker, "prepare", lambda maker: too_large(maker, a_minute(), None))
+    assert paper_table.main(arguments) == 2
+    assert "the memory does not suffice" in capsys.readouterr().err
+
+
+def test_what_is_complete_from_the_first_pair_on_can_have_a_table(paper_table: ModuleType, tmp_path: Path) -> None:
+    settings = a_minute()
+    jobs = {
+        name: [Job(Item(f"{name}{n}", n + 1, 0, settings), Work(tmp_path, f"{name}{n}"), {}) for n in range(4)]
+        for name in ("a", "b")
+    }
+    bench = paper_table.Bench(tmp_path, jobs, of_world=True)
+    for finished, said in (("a0 a1", ""), ("b0", "--pairs 1 makes"), ("a3 b3", "--pairs 1 makes"), ("b1", "--pairs 2")):
+        for name in finished.split():
+            Work(tmp_path, name).folder.mkdir(parents=True)
+            Work(tmp_path, name).video.touch()
+            write_json(Work(tmp_path, name).folder / "done.json", {})
+        told = paper_table._what_is_there(bench)
+        assert told.startswith(said) and bool(told) == bool(said)
+    assert bench.complete == [0, 1, 3]
+
+
+def test_the_world_is_measured_behind_the_codec_of_the_others(
+    paper_table: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = a_minute(seconds=0.7, size=(48, 72))
+    job = Job(Item("PA-VDM_0000", 1, 0, settings), Work(tmp_path, "PA-VDM_0000"), {})
+    measured: list[Any] = []
+
+    def measure(video: Any, **how: Any) -> Any:
+        measured.append(probe(video).num_frames)
+        return paper_measure(video, **how)
+
+    paper_measure = paper_table.measure
+    monkeypatch.setattr(paper_table, "measure", measure)
+    bench = paper_table.Bench(tmp_path, {"PA-VDM": [job]}, of_world=True)
+    summary = bench.of_truth(job)
+    assert measured == [119 + 17] and summary["scenes"] == 1 and summary["colours_right"] == 1
+    assert bench.of_truth(job) == summary and len(measured) == 1
+    assert [path.suffix for path in (tmp_path / "measures").iterdir()] == [".json"]

@@ -14,13 +14,12 @@ says `released`, or when its owner does not live any more (`member`).
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pavdm.batch.member import Member, write_json
+from pavdm.batch.member import Member, read_json, write_json
 from pavdm.errors import InputError
 
 
@@ -59,19 +58,23 @@ class Work:
 
     def check(self, made_from: dict[str, str]) -> None:
         """Raise InputError if the video, finished or begun, is made from anything else, or is not this batch's."""
+        if (otherwise := self.begun_otherwise(made_from)) is not None:
+            raise InputError(otherwise)
+        if self.video.exists() and not (self.folder / "item.json").exists():
+            raise InputError(f"{self.video} is there already and was not made by a batch: choose another --out")
+
+    def begun_otherwise(self, made_from: dict[str, str]) -> str | None:
+        """How what was begun differs from what should be made; None if it does not, or nothing was begun."""
         begun = _read(self.folder / "item.json")
         if begun is None:
-            if self.video.exists():
-                raise InputError(f"{self.video} is there already and was not made by a batch: choose another --out")
-            return
+            return None
         keys = [*begun, *(key for key in made_from if key not in begun)]
         differing = [
             f"{key}: {begun.get(key)} then, {made_from.get(key)} now"
             for key in keys
             if begun.get(key) != made_from.get(key)
         ]
-        if differing:
-            raise InputError(f"{self.name} was begun otherwise ({'; '.join(differing)})")
+        return f"{self.name} was begun otherwise ({'; '.join(differing)})" if differing else None
 
     def finished(self) -> dict[str, Any] | None:
         """The record of the finished video; None while there is none."""
@@ -87,7 +90,10 @@ class Work:
         return self.finished() is not None or self.failed(run) is not None
 
     def claim(self, member: Member, made_from: dict[str, str]) -> Claim | None:
-        """The claim, if the video is free to be made; None if another process has it, or it is settled."""
+        """The claim, if the video is free to be made; None if another process has it, or it is settled.
+
+        Raises InputError if another process has begun it otherwise meanwhile: somebody edited the list.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         take = sum(1 for _ in self.folder.glob("claim-*"))
         if take and not self._is_free(take, member):
@@ -102,6 +108,9 @@ class Work:
         if self.is_settled(member.run):  # between the look and the claim
             claim.release()
             return None
+        if (otherwise := self.begun_otherwise(made_from)) is not None:
+            claim.release()
+            raise InputError(f"{otherwise}: the list has changed since another process of this batch read it")
         if not (self.folder / "item.json").exists():
             write_json(self.folder / "item.json", made_from)
         return claim
@@ -139,9 +148,6 @@ class Work:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): delete it to have this video made again") from error
-    return content

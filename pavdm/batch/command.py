@@ -22,7 +22,7 @@ from pavdm.comfyui.client import require_aiohttp
 from pavdm.engine import texts_of
 from pavdm.errors import InputError
 from pavdm.networks import Networks
-from pavdm.options import models_from, precision_from
+from pavdm.options import models_from, precision_from, refuse_unused
 from pavdm.parallel.team import Team
 from pavdm.sampling.progressive import Interrupted
 from pavdm.settings import Settings
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+_OF_OWN_NETWORKS = ("device", "dtype", "text_dtype", "tile", "models", "stdit", "vae", "text_encoder", "spatial_vae")
 
 
 def run_batch(options: argparse.Namespace, should_stop: Callable[[], bool], team: Team | None = None) -> int:
@@ -98,6 +99,7 @@ class _Servers:
 
     def __init__(self, options: argparse.Namespace) -> None:
         require_aiohttp()
+        refuse_unused(options, _OF_OWN_NETWORKS, "with --server, which has networks of its own")
         self._urls = options.server
         self._workflows = Workflows(options.workflow)
         self.check = self._workflows.check

@@ -19,6 +19,7 @@ from pavdm.batch.items import COLUMNS, choose
 from pavdm.batch.prompt_list import SEPARATOR, VIDEO_SUFFIXES, Line, Problems, read_list
 from pavdm.buckets import parse_size
 from pavdm.errors import InputError
+from pavdm.files import replacing
 from pavdm.video_reader import frame_rate, probe, read_frames
 from pavdm.video_writer import VideoWriter
 
@@ -158,9 +159,8 @@ def _write_list(lines: Sequence[Line], folder: Path, as_csv: bool) -> Path:
         content = text.getvalue()
     else:
         content = "".join(f"{_as_text(line.options)}\n" for line in lines)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(content, encoding="utf-8", newline="")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(content, encoding="utf-8", newline="")
     return path
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size
+from pavdm.comfyui.widgets import inputs_of, is_upload, options_of
 from pavdm.errors import InputError
 from pavdm.prompts import PromptSchedule
 from pavdm.settings import Settings
@@ -51,6 +52,27 @@ def filled(graph: Graph, settings: Settings, clip: str | None) -> Graph:
     if missing:
         raise InputError(f"the workflow has no input {', '.join(missing)} to set")
     return graph
+
+
+def with_autosave(graph: Graph, prefix: str) -> Graph:
+    """The workflow with a place on its server where the sampler keeps its state, unless it names one itself."""
+    graph = {number: {**node, "inputs": dict(node["inputs"])} for number, node in graph.items()}
+    for node in graph.values():
+        if node["class_type"] == "PAVDM_ProgressiveSampler" and node["inputs"].get("autosave") == "":
+            node["inputs"]["autosave"] = prefix
+    return graph
+
+
+def lacking(graph: Graph, schemas: Mapping[str, Any]) -> list[str]:
+    """What a server of these nodes (/object_info) lacks for the workflow: nodes, and files or other choices."""
+    found = {f"the node {node['class_type']}": None for node in graph.values() if node["class_type"] not in schemas}
+    for node in graph.values():
+        for name, kind, options in inputs_of(schemas.get(node["class_type"], {}).get("input", {})):
+            value, choices = node["inputs"].get(name), options_of(kind, options)
+            is_choice = isinstance(kind, list) or (kind == "COMBO" and "options" in options)
+            if is_choice and not is_upload(options) and isinstance(value, str) and value not in choices:
+                found[f"{value!r} as {node['class_type']}.{name}"] = None
+    return list(found)
 
 
 def _inputs(settings: Settings, clip: str | None) -> Inputs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -77,9 +78,13 @@ def choose(lines: Sequence[Line], start: int, end: int | None) -> list[Line]:
 
 
 def described(settings: Settings) -> dict[str, str]:
-    """What makes the video what it is, flat and readable; the clip by name and size, wherever it lies."""
+    """What makes the video what it is, flat and readable; the clip by name, size and beginning, wherever it lies."""
     clip = settings.clip
-    identity = None if clip is None else f"{clip.name}, {clip.stat().st_size} bytes"
+    identity = None
+    if clip is not None:
+        with clip.open("rb") as file:  # its first MiB: lists have thousands, and they may lie on slow disks
+            beginning = hashlib.sha256(file.read(2**20)).hexdigest()[:12]
+        identity = f"{clip.name}, {clip.stat().st_size} bytes, {beginning}"
     return {**dict(_flat(settings)), "prompt": str(settings.prompt), "clip": str(identity)}
 
 

@@ -13,16 +13,20 @@ import os
 import socket
 import sys
 import threading
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from pavdm.files import temporary_beside
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 BEAT_SECONDS = 1.0
+ATTEMPTS, RETRY_SECONDS = 4, 0.1  # to read a file
 LEASE_SECONDS = 120.0  # longer than network file systems keep attributes in their caches
 
 
@@ -117,6 +121,8 @@ class Member:
             written = file.stat().st_mtime
         except FileNotFoundError:
             return True
+        except OSError:  # it is there, and the file system has a bad moment
+            return False
         return self._clock() - written > LEASE_SECONDS
 
     def _clock(self) -> float:
@@ -129,9 +135,12 @@ class Member:
         return written
 
     def _alive(self, file: Path) -> dict[str, Any] | None:
+        """What it says of itself; nothing where that cannot be read at the moment; None if it is dead."""
         try:
-            content: dict[str, Any] = json.loads(file.read_text())
+            content = read_json(file)
         except (OSError, ValueError):
+            return None if self.is_older_than_a_lease(file) else {}
+        if content is None:
             return None
         if sys.platform != "win32" and content.get("machine") == self._who["machine"]:
             return content if _process(content["pid"]) == {k: content[k] for k in ("machine", "pid", "began")} else None
@@ -152,9 +161,27 @@ class Member:
 
 def write_json(path: Path, content: Any) -> None:
     """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary = temporary_beside(path)
     temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """What a file that others replace holds; None if there is none. Raises OSError or ValueError if it stays so.
+
+    On a network file system a reader whose file is replaced gets an error (ESTALE) once, and the new file then.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            return content
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            if attempt == ATTEMPTS - 1:
+                raise
+            time.sleep(RETRY_SECONDS)
+    raise AssertionError("the last attempt has returned or raised")
 
 
 def _process(pid: int) -> dict[str, Any]:

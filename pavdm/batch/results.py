@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pavdm.batch.work import Job
+from pavdm.files import replacing
 
 COLUMNS = (
     *("name", "status", "file", "line", "sample", "seed", "prompt", "clip", "frames", "new_frames", "fps", "seconds"),
@@ -28,6 +28,8 @@ class Result:
 
     @classmethod
     def of(cls, job: Job) -> Result:
+        if (otherwise := job.work.begun_otherwise(job.made_from)) is not None:
+            return cls(job, "failed", {"error": otherwise})
         if (done := job.work.finished()) is not None:
             return cls(job, "done", done)
         if (failed := job.work.failed()) is not None:
@@ -56,9 +58,8 @@ def write_results(results: Sequence[Result], path: Path) -> None:
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
     writer.writerows(result.row() for result in results)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
-    temporary.replace(path)
+    with replacing(path) as temporary:  # all ranks write it at the same moment
+        temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
 
 
 def table(results: Sequence[Result]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pavdm
-from pavdm.batch.graphs import Graph, check_expressible, filled
+from pavdm.batch.graphs import Graph, check_expressible, filled, lacking, with_autosave
 from pavdm.batch.member import Member
 from pavdm.batch.work import Job, Unavailable, work_through
 from pavdm.chunks import Monitor
-from pavdm.comfyui.client import Client, RunFailed, ServerError, Update
+from pavdm.comfyui.client import Client, RunFailed, RunInterrupted, RunRefused, ServerError, Update
 from pavdm.comfyui.convert import is_api, read_workflow
 from pavdm.engine import Outcome
 from pavdm.errors import InputError
@@ -24,9 +25,11 @@ from pavdm.sampling.progressive import Interrupted, Progress
 from pavdm.settings import Settings
 from pavdm.video_reader import probe
 
+logger = logging.getLogger(__name__)
+
 SHIPPED = Path(pavdm.__file__).parent.parent / "workflows" / "api"
 LOOK_SECONDS = 0.5  # between two looks at whether to stop
-REACH_SECONDS = 10.0
+REACH_SECONDS = 60.0  # a server that computes may be slow to describe its nodes
 
 
 class Workflows:
@@ -50,19 +53,29 @@ class Workflows:
         check_expressible(settings)
         return filled(self._graphs[clip is not None], settings, clip)
 
+    def used(self, jobs: Sequence[Job]) -> list[Graph]:
+        """Those that the videos are made with, without their settings."""
+        kinds = {job.item.settings.clip is not None for job in jobs}
+        return [graph for with_clip, graph in self._graphs.items() if with_clip in kinds]
+
     @property
     def identity(self) -> str:
         return hashlib.sha256(json.dumps(list(self._graphs.values()), sort_keys=True).encode()).hexdigest()[:16]
 
 
 class ServerMaker:
-    """A `work.Maker` behind an address. others: all servers of this batch, so that each knows if it is the last."""
+    """A `work.Maker` behind an address.
 
-    def __init__(self, url: str, workflows: Workflows, others: list[ServerMaker]) -> None:
+    others: all servers of this batch, so that each knows if it is the last. needed: workflows that it must be able to
+    run. lacks: why it cannot make videos at the moment, "" if it can.
+    """
+
+    def __init__(self, url: str, workflows: Workflows, others: list[ServerMaker], needed: Sequence[Graph]) -> None:
         self.url = self.task = Client(url).url
-        self.fit = True
+        self.lacks = ""
         self._workflows = workflows
         self._others = others
+        self._needed = list(needed)
 
     def prepare(self) -> None:
         """The server loads its networks when it first needs them."""
@@ -70,22 +83,25 @@ class ServerMaker:
     def make(self, settings: Settings, monitor: Monitor) -> Outcome:
         try:
             return asyncio.run(self._make(settings, monitor))
+        except RunInterrupted as error:  # by a person there, who had nothing against the video
+            raise Unavailable(str(error)) from error
         except RunFailed:
             raise
         except ServerError as error:
-            self.fit = False
+            self.lacks = str(error)
             raise Unavailable(str(error)) from error
 
     def is_fit(self) -> bool:
         try:
-            asyncio.run(self._reach())
-            self.fit = True
-        except ServerError:
-            self.fit = False
-        return self.fit
+            schemas = asyncio.run(self._reach())
+        except ServerError as error:
+            self.lacks = str(error)
+        else:
+            self.lacks = _said(self.url, [lack for graph in self._needed for lack in lacking(graph, schemas)])
+        return not self.lacks
 
     def is_alone(self) -> bool:
-        return not any(maker.fit for maker in self._others if maker is not self)
+        return all(maker.lacks for maker in self._others if maker is not self)
 
     async def _reach(self) -> dict[str, Any]:
         async with Client(self.url) as client:
@@ -98,7 +114,8 @@ class ServerMaker:
         async with Client(self.url) as client:
             monitor.stage(f"sending the workflow to {self.url}")
             clip = None if settings.clip is None else await client.upload(settings.clip, "pavdm")
-            graph = self._workflows.graph(settings, clip)
+            name = settings.out.parent.name  # a video has a folder of its name
+            graph = with_autosave(self._workflows.graph(settings, clip), f"pavdm/batch/{name}")
             run = asyncio.create_task(client.run(graph, _progress_of(settings, graph, monitor)))
             while not run.done():
                 await asyncio.wait({run}, timeout=LOOK_SECONDS)
@@ -107,8 +124,15 @@ class ServerMaker:
                     with suppress(asyncio.CancelledError):
                         await run
                     raise Interrupted
+            try:
+                outcome = run.result()
+            except RunRefused as refused:
+                if lacks := _said(self.url, lacking(graph, await client.object_info())):
+                    self._needed.append(graph)
+                    raise ServerError(lacks) from refused
+                raise  # it has all that is asked for: the video's settings are to blame
             suffix = settings.out.suffix
-            videos = [f for f in run.result().files if f.kind == "output" and Path(f.filename).suffix == suffix]
+            videos = [f for f in outcome.files if f.kind == "output" and Path(f.filename).suffix == suffix]
             if len(videos) != 1:
                 raise InputError(f"the workflow should save one {suffix} file: it saved {len(videos)}")
             monitor.stage("downloading the video")
@@ -124,20 +148,21 @@ def work_on_servers(
     member: Member,
     should_stop: Callable[[], bool],
 ) -> None:
-    """`work_through` on all servers at once. Raises InputError if none can be reached at the start, Interrupted,
+    """`work_through` on all servers at once. Raises InputError if none can make videos at the start, Interrupted,
     or NobodyLeft."""
     makers: list[ServerMaker] = []
-    makers += [ServerMaker(url, workflows, makers) for url in dict.fromkeys(urls)]
+    makers += [ServerMaker(url, workflows, makers, workflows.used(jobs)) for url in dict.fromkeys(urls)]
     reached = [maker for maker in makers if maker.is_fit()]
+    unfit = [maker.lacks for maker in makers if maker not in reached]
     if jobs and not reached:
-        raise InputError(
-            f"no ComfyUI answers at {', '.join(maker.url for maker in makers)}: start it, or mend the address"
-        )
+        raise InputError("no server can make these videos:\n  " + "\n  ".join(unfit))
+    for lacks in unfit:
+        logger.warning("left out as long as it is so: %s", lacks)
     ended: list[BaseException] = []
 
     def work(maker: ServerMaker) -> None:
         try:
-            work_through(jobs, maker, member, lambda: should_stop() or bool(ended))
+            work_through(jobs, maker, member, lambda: should_stop() or bool(ended), fit=maker in reached)
         except Interrupted as error:
             if should_stop():
                 ended.append(error)
@@ -152,6 +177,10 @@ def work_on_servers(
             thread.join(LOOK_SECONDS)
     for error in ended:
         raise error
+
+
+def _said(url: str, lacks: list[str]) -> str:
+    return f"{url} lacks {', '.join(dict.fromkeys(lacks))}" if lacks else ""
 
 
 def _progress_of(settings: Settings, graph: Graph, monitor: Monitor) -> Callable[[Update], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 REDRAW_SECONDS = 1.0  # on a terminal, where the lines are drawn over
 REPEAT_SECONDS = 30.0  # elsewhere, where they follow each other
+MOST_LOOKS = 500  # at videos in one second: each opens two files, as a rule on a network file system
 _BAR = 20
 
 
@@ -52,23 +54,28 @@ class Display:
         if not self._hidden:
             self._thread.join()
             with suppress(OSError, ValueError):
-                self._show(self._news(), [])
+                self._show(self._news(most=None), [])
 
     def _run(self) -> None:
-        with suppress(OSError, ValueError):  # a terminal or pipe that has gone away must not end the batch
-            while True:
-                news = self._news()
-                members = self._member.everyone()
-                due = self._terminal or time.monotonic() - self._repeated >= REPEAT_SECONDS
-                if news or due:
+        while True:
+            try:
+                news, members = self._news(), self._member.everyone()
+            except (OSError, ValueError):  # the shared folder has a bad moment; who works there says so if it stays
+                news, members = [], []
+            due = bool(members) and (self._terminal or time.monotonic() - self._repeated >= REPEAT_SECONDS)
+            if news or due:
+                try:
                     self._show(news, [self._heading(members), *member_lines(members)] if due else [])
-                if self._ended.wait(REDRAW_SECONDS):
+                except (OSError, ValueError):  # the terminal or pipe has gone away, which must not end the batch
                     return
+            if self._ended.wait(REDRAW_SECONDS):
+                return
 
-    def _news(self) -> list[str]:
-        """A sentence for every video that was settled since the last look."""
+    def _news(self, most: int | None = MOST_LOOKS) -> list[str]:
+        """A sentence for every video that was found settled. most: how many are looked at, those of longest ago."""
         news = []
-        for name, job in list(self._open.items()):
+        for name in list(self._open)[:most]:
+            job = self._open[name]
             if (done := job.work.finished()) is not None:
                 self._done += 1
                 news.append(f"{job.work.video}: {done['frames']} frames in {done['seconds']:.1f} s by {done['by']}")
@@ -76,6 +83,7 @@ class Display:
                 self._failed += 1
                 news.append(f"{name} failed: {failed['error'].splitlines()[0]} (see {job.work.log})")
             else:
+                self._open[name] = self._open.pop(name)  # behind the others
                 continue
             del self._open[name]
         return news
@@ -91,6 +99,7 @@ class Display:
 
     def _show(self, news: Sequence[str], lines: Sequence[str]) -> None:
         if self._terminal:
+            lines = _fitting(lines, *self._size())
             erase = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
             self._stream.write(erase + "".join(f"{line}\n" for line in [*news, *lines]))
             self._drawn = len(lines)
@@ -99,6 +108,22 @@ class Display:
         if lines:
             self._repeated = time.monotonic()
         self._stream.flush()
+
+    def _size(self) -> tuple[int, int]:
+        """Columns and rows of the terminal; the usual ones where it does not say."""
+        try:
+            columns, rows = os.get_terminal_size(self._stream.fileno())
+        except (OSError, ValueError):
+            return 80, 24
+        return columns or 80, rows or 24  # 0: not known
+
+
+def _fitting(lines: Sequence[str], columns: int, rows: int) -> list[str]:
+    """Lines that stand on a terminal without breaking or scrolling, so that they can be drawn over."""
+    most = max(1, rows - 2)
+    if len(lines) > most:
+        lines = [*lines[: most - 1], f"  and {len(lines) - most + 1} more"]
+    return [line[: columns - 1] for line in lines]
 
 
 def member_lines(members: Sequence[dict[str, Any]]) -> list[str]:

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0  # between two looks at what the others have left
 GIVE_UP_SECONDS = 60.0  # with nobody left who could make a video
+OUT_OF_ORDER = "out of order"
 MOST_LOSSES = 3  # of makers over one video: then it is to blame after all
 
 
@@ -62,30 +63,34 @@ class Maker(Protocol):
         """Whether none of the other makers of this process can make videos."""
 
 
-def work_through(jobs: Sequence[Job], maker: Maker, member: Member, should_stop: Callable[[], bool]) -> None:
+def work_through(
+    jobs: Sequence[Job], maker: Maker, member: Member, should_stop: Callable[[], bool], fit: bool = True
+) -> None:
     """Make videos until every job is settled, by this process or others.
+
+    fit: whether the maker can be given a video at once; otherwise it is asked first (`Maker.is_fit`).
 
     Waiting for the others, too, has two reasons: what a dying process leaves is taken over, and torchrun ends all
     processes when one of them reports a failure.
 
     Raises Interrupted when `should_stop` answered True; what `maker.prepare` raises; NobodyLeft if the maker stays
-    unfit for GIVE_UP_SECONDS and there is nobody else.
+    unfit for GIVE_UP_SECONDS and nobody else could make videos.
     """
     waiting = list(jobs)
     prepared = False
-    unfit_since: float | None = None
+    unfit_since = None if fit else time.monotonic()
     while waiting := [job for job in waiting if not job.work.is_settled(member.run)]:
         if unfit_since is not None:
             if maker.is_fit():
                 unfit_since = None
-            elif time.monotonic() - unfit_since > GIVE_UP_SECONDS and maker.is_alone() and not member.others():
+            elif time.monotonic() - unfit_since > GIVE_UP_SECONDS and maker.is_alone() and not _others_can(member):
                 raise NobodyLeft(f"{maker.task} cannot be used any more, and {len(waiting)} videos are not made")
         claimed = None
         if unfit_since is None:
             claims = ((job, job.work.claim(member, job.made_from)) for job in waiting)
             claimed = next(((job, claim) for job, claim in claims if claim is not None), None)
         if claimed is None:
-            member.report(maker.task, doing="waiting for the others" if unfit_since is None else "out of order")
+            member.report(maker.task, doing="waiting for the others" if unfit_since is None else OUT_OF_ORDER)
             _sleep(WAIT_SECONDS, should_stop)
             continue
         job, claim = claimed
@@ -101,6 +106,14 @@ def work_through(jobs: Sequence[Job], maker: Maker, member: Member, should_stop:
             claim.release()
             member.report(maker.task)
         unfit_since = None if fit else time.monotonic()
+
+
+def _others_can(member: Member) -> bool:
+    """Whether another process has anything to make videos with; those that are only out of order wait for this one."""
+    return any(
+        not (tasks := other.get("tasks")) or any(task.get("doing") != OUT_OF_ORDER for task in tasks.values())
+        for other in member.others()
+    )
 
 
 def _make(job: Job, claim: Claim, maker: Maker, member: Member, should_stop: Callable[[], bool]) -> bool:
@@ -182,7 +195,7 @@ def _monitor(job: Job, claim: Claim, task: str, member: Member, should_stop: Cal
             fps=round(made / (now - first[0]), 2) if made > 0 else None,
         )
 
-    return Monitor(stage, progress, lambda: should_stop() or not claim.holds)
+    return Monitor(stage, progress, lambda: should_stop() or not claim.holds, lambda: claim.holds)
 
 
 @contextmanager

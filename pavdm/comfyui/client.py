@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
+from pavdm.files import temporary_beside
 
 if TYPE_CHECKING:
     import aiohttp
@@ -45,6 +46,14 @@ class RunFailed(ServerError):
     def __init__(self, message: str, node: str | None = None) -> None:
         super().__init__(message)
         self.node = node
+
+
+class RunRefused(RunFailed):
+    """The server would not take the workflow: nothing of it has run."""
+
+
+class RunInterrupted(RunFailed):
+    """Somebody stopped the run on the server."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,8 @@ class Client:
     ) -> Outcome:
         """Queue a workflow and wait for its end. A run that is given up (the task cancelled) is stopped on the server.
 
-        workflow: the same in UI format, for the metadata of what is saved. Raises RunFailed with the node's error.
+        workflow: the same in UI format, for the metadata of what is saved. Raises RunFailed with the node's error,
+        RunRefused or RunInterrupted.
         """
         client_id, prompt_id = uuid.uuid4().hex, str(uuid.uuid4())
         report = on_progress or (lambda update: None)
@@ -167,7 +177,7 @@ class Client:
             answer = await self._json("POST", "/prompt", graph=graph, json=job)
             if answer.get("node_errors"):  # some outputs would run, others not: all or nothing
                 await self._stop(answer["prompt_id"])
-                raise RunFailed(refusal(answer, graph))
+                raise RunRefused(refusal(answer, graph))
             prompt_id = answer["prompt_id"]
             try:
                 return await self._follow(socket, client_id, prompt_id, graph, report)
@@ -182,7 +192,7 @@ class Client:
         """Copy a file from the server to `path`, which appears whole or not at all."""
         aiohttp = require_aiohttp()
         query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.kind}
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = temporary_beside(path)
         try:
             async with self._open().get(f"{self.url}/view", params=query) as answer:
                 if answer.status != 200:
@@ -249,7 +259,7 @@ class Client:
             return None
         for kind, content in entry.get("status", {}).get("messages", []):
             if kind == "execution_interrupted":
-                raise RunFailed("the run was interrupted on the server", str(content.get("node_id")))
+                raise RunInterrupted("the run was interrupted on the server", str(content.get("node_id")))
             if kind == "execution_error":
                 node = str(content.get("node_id"))
                 text = str(content.get("exception_message", "no message")).strip()
@@ -303,7 +313,9 @@ class Client:
         if not isinstance(parsed, dict):
             raise ServerError(f"{self.url}{path} answered {status} {reason}, and nothing that a ComfyUI would say")
         if status >= 400:
-            raise RunFailed(refusal(parsed, graph or {}))
+            if graph is None or status >= 500:
+                raise ServerError(f"{self.url}{path} answered {status} {reason}: {_complaint(parsed)}")
+            raise RunRefused(refusal(parsed, graph))
         return parsed
 
     def _open(self) -> aiohttp.ClientSession:
@@ -321,11 +333,13 @@ def refusal(answer: Mapping[str, Any], graph: Graph) -> str:
     for node, content in (answer.get("node_errors") or {}).items():
         name = node_name(graph, node) if node in graph else f"{content.get('class_type', '?')} (node {node})"
         lines += [f"{name}: {e.get('message')}: {e.get('details')}" for e in content.get("errors", [])]
-    if not lines:
-        error = answer.get("error", answer)
-        parts = (error.get("message"), error.get("details")) if isinstance(error, dict) else (error,)
-        lines = [": ".join(str(part) for part in parts if part) or json.dumps(dict(answer))]
-    return "the server refuses the workflow: " + "; ".join(lines)
+    return "the server refuses the workflow: " + ("; ".join(lines) or _complaint(answer))
+
+
+def _complaint(answer: Mapping[str, Any]) -> str:
+    error = answer.get("error", answer)
+    parts = (error.get("message"), error.get("details")) if isinstance(error, dict) else (error,)
+    return ": ".join(str(part) for part in parts if part) or json.dumps(dict(answer))
 
 
 def _read(text: str) -> tuple[str, dict[str, Any]]:

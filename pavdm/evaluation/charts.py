@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import numpy as np
 
 from pavdm.evaluation.comparison import Estimate
-from pavdm.evaluation.drift import ENDS, Series
+from pavdm.evaluation.drift import Series, end_length, finite_mean
 from pavdm.evaluation.layout import Chunk
 from pavdm.evaluation.seams import Seam
 
@@ -82,19 +82,19 @@ def curve(
     def y(value: float) -> float:
         return _HEIGHT * (1 - (value - low) / (high - low))
 
-    means = [(chunk, _mean(series[chunk.start : chunk.stop])) for chunk in chunks]
+    means = [(chunk, finite_mean(series[chunk.start : chunk.stop])) for chunk in chunks]
     steps = "".join(
         f"M{axis.x(chunk.start):.1f} {y(mean):.2f}H{axis.x(chunk.stop):.1f}"
         for chunk, mean in means
-        if mean is not None
+        if math.isfinite(mean)
     )
     scored = [chunk for chunk in chunks if chunk.number >= 0]
     ends = ""
     if scored:
         start, stop = scored[0].start, scored[-1].stop
-        length = max(1, round((stop - start) * ENDS))
+        length = end_length(stop - start)
         for a, b in ((start, start + length), (stop - length, stop)):
-            if (mean := _mean(series[a:b])) is not None:
+            if math.isfinite(mean := finite_mean(series[a:b])):
                 ends += f"M{axis.x(a):.1f} {y(mean):.2f}H{axis.x(b):.1f}"
     drawing = (
         f"{ground(axis, chunks, cuts)}"
@@ -198,7 +198,7 @@ def value_range(values: Series, from_zero: bool) -> tuple[float, float]:
     return (max(0.0, bottom) if low >= 0 else bottom), middle + half
 
 
-def _points(series: Series, axis: TimeAxis, y) -> str:  # type: ignore[no-untyped-def]
+def _points(series: Series, axis: TimeAxis, y: Callable[[float], float]) -> str:
     """Points of a line; of a long series the least and the greatest of every stretch, so that no spike is lost."""
     frames = [int(i) for i in np.flatnonzero(np.isfinite(series))]
     if len(frames) > _MOST_POINTS:
@@ -208,8 +208,3 @@ def _points(series: Series, axis: TimeAxis, y) -> str:  # type: ignore[no-untype
             kept += sorted(ends)
         frames = kept
     return " ".join(f"{axis.x(frame + 0.5):.1f},{y(float(series[frame])):.2f}" for frame in frames)
-
-
-def _mean(values: Series) -> float | None:
-    there = values[np.isfinite(values)]
-    return float(there.mean()) if len(there) else None

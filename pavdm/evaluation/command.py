@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import glob
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pavdm.devices import usable_device
 from pavdm.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,31 +64,77 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Measure the videos one after the other and write the report. say: takes lines for the user."""
+    """Measure the videos one after the other and write the report. say: takes lines for the user.
+
+    The exit status: 0, or 1 if something could not be measured that was asked for; the report then names it.
+    Raises InputError before anything is measured, or if nothing could be.
+    """
     from pavdm.evaluation import registry
     from pavdm.evaluation.report import check_folder, write_report
 
     methods, real = _methods(options), _real(options)
-    add = _networks(options)
+    _check(options, methods)
+    add, fvd_of = _networks(options), _fvd(options, real)
     check_folder(options.out, options.overwrite)
-    count = sum(len(paths) for paths in methods.values())
-    measured: dict[str, list[Measurements]] = {}
-    number = 0
-    for method, paths in methods.items():
-        for path in paths:
-            found = add(_measure(path, options, number), path)
-            measured.setdefault(method, []).append(found)
-            number += 1
-            say(f"[{number}/{count}] {path}: {_headline(found)}")
-    fvd = _fvd(options, methods, measured, real) if real else None
-    page = write_report(measured, options.out, fvd=fvd, shown=_SHOWN, overwrite=options.overwrite)
-    missing = {key: why for videos in measured.values() for video in videos for key, why in video.missing.items()}
+    measured, failed = _measured(options, methods, add, say)
+    if not measured:
+        raise InputError("\n  ".join(["no video could be measured:", *failed.values()]))
+    fvd, without_fvd = fvd_of(measured)
+    failed |= without_fvd
+    found = {method: [video for video, _ in videos] for method, videos in measured.items()}
+    page = write_report(found, options.out, fvd=fvd, shown=_SHOWN, overwrite=options.overwrite, failed=failed)
+    missing = {key: why for videos in found.values() for video in videos for key, why in video.missing.items()}
     if fvd:
         del missing["fvd"]
     for why, names in registry.by_reason(missing).items():
         say(f"not measured: {', '.join(names)}: {why}")
+    for what, why in failed.items():
+        say(f"failed: {what}: {why}")
     say(f"report: {page}")
-    return 0
+    return 1 if failed else 0
+
+
+Measured = dict[str, list[tuple["Measurements", Path]]]  # by method
+Failed = dict[str, str]  # what could not be measured -> why
+
+
+def _check(options: argparse.Namespace, methods: dict[str, list[Path]]) -> None:
+    """Raise InputError for what would fail for every video, or is plainly not there."""
+    from pavdm.evaluation.layout import find_layout
+
+    find_layout({}, options.chunk_frames, options.clip_frames)
+    for path in (*chain.from_iterable(methods.values()), *options.latents):
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
+
+
+def _measured(
+    options: argparse.Namespace,
+    methods: dict[str, list[Path]],
+    add: Callable[[Measurements, Path], Measurements],
+    say: Callable[[str], None],
+) -> tuple[Measured, Failed]:
+    """The measurements of every video that can be read. One that cannot must not cost those of the others."""
+    count = sum(len(paths) for paths in methods.values())
+    measured: Measured = {}
+    failed: Failed = {}
+    number = 0
+    for method, paths in methods.items():
+        for path in paths:
+            number += 1
+            try:
+                found = _measure(path, options, number - 1)
+            except (InputError, OSError) as error:
+                failed[str(path)] = str(error)
+                say(f"[{number}/{count}] {path}: failed: {error}")
+                continue
+            try:
+                found = add(found, path)
+            except (InputError, OSError) as error:
+                failed[f"the networks' measures of {path}"] = str(error)
+            measured.setdefault(method, []).append((found, path))
+            say(f"[{number}/{count}] {path}: {_headline(found)}")
+    return measured, failed
 
 
 def _measure(path: Path, options: argparse.Namespace, number: int) -> Measurements:
@@ -140,12 +188,12 @@ def _networks(options: argparse.Namespace) -> Callable[[Measurements, Path], Mea
     """What adds the networks' measures to those of a video; the networks are loaded once."""
     if not (options.clip or options.dino or options.vbench):
         return lambda found, path: found
-    import torch
-
     from pavdm.evaluation.networks import load_clip, load_dino, with_networks
-    from pavdm.evaluation.vbench import with_vbench
+    from pavdm.evaluation.vbench import check_installed, with_vbench
 
-    device = torch.device(options.device)
+    device = usable_device(options.device)
+    if options.vbench:
+        check_installed()
     clip = load_clip(options.clip, device) if options.clip else None
     dino = load_dino(options.dino, device) if options.dino else None
 
@@ -156,25 +204,28 @@ def _networks(options: argparse.Namespace) -> Callable[[Measurements, Path], Mea
     return add
 
 
-def _fvd(
-    options: argparse.Namespace,
-    methods: dict[str, list[Path]],
-    measured: dict[str, list[Measurements]],
-    real: list[Path],
-) -> dict[str, float]:
-    import torch
-
+def _fvd(options: argparse.Namespace, real: list[Path]) -> Callable[[Measured], tuple[dict[str, float], Failed]]:
+    """What computes every method's distance from the real videos; the network is loaded, and these are read, now."""
+    if not real:
+        return lambda measured: ({}, {})
     from pavdm.evaluation.fvd import frechet_distance, load_i3d, video_features
 
-    device = torch.device(options.device)
+    device = usable_device(options.device)
     model = load_i3d(options.i3d, device)
     expected = video_features(model, ((path, 0) for path in real), device)
-    distances = {}
-    for method, paths in methods.items():
-        starts = (found.scored[0].start if found.scored else 0 for found in measured[method])
-        features = video_features(model, zip(paths, starts, strict=True), device)
-        distances[method] = frechet_distance(features, expected)
-    return distances
+
+    def of(measured: Measured) -> tuple[dict[str, float], Failed]:
+        distances: dict[str, float] = {}
+        failed: Failed = {}
+        for method, videos in measured.items():
+            starts = ((path, found.scored[0].start if found.scored else 0) for found, path in videos)
+            try:
+                distances[method] = frechet_distance(video_features(model, starts, device), expected)
+            except (InputError, OSError) as error:
+                failed[f"FVD of {method}"] = str(error)
+        return distances, failed
+
+    return of
 
 
 def _unused(name: str, taken: dict[str, list[Path]]) -> str:

@@ -25,13 +25,18 @@ class Estimate:
     high: float | None
     count: int
 
+    @property
+    def leaves_out_zero(self) -> bool:
+        """Whether the interval does; False without one."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
 
 @dataclass(frozen=True)
 class Comparison:
     """estimates, differences: by key of `registry.find`, then by method; only what was measured is there.
 
-    A difference is a method's mean minus the first method's. paired: over the videos of the same names (the same
-    prompts and clips), which takes the spread between videos out of the interval.
+    A difference is a method's mean minus the first method's. paired: over the videos of the same names (with the same
+    prompts, as far as they record them), which takes the spread between videos out of the interval.
     """
 
     methods: tuple[str, ...]
@@ -51,10 +56,7 @@ def compare(
         empty = next((name for name, videos in methods.items() if not videos), None)
         raise InputError(f"the method {empty!r} has no videos" if methods else "there are no methods to compare")
     first, *others = methods
-    names = {method: [video.name for video in videos] for method, videos in methods.items()}
-    paired = len(names[first]) == len(set(names[first])) and all(
-        sorted(names[method]) == sorted(names[first]) for method in others
-    )
+    paired = _are_pairs(methods)
     estimates: dict[str, dict[str, Estimate]] = {}
     differences: dict[str, dict[str, Estimate]] = {}
     for key in registry.summary_keys():
@@ -72,6 +74,22 @@ def compare(
         {key: found for key, found in estimates.items() if found},
         {key: found for key, found in differences.items() if found},
         paired,
+    )
+
+
+def _are_pairs(methods: Mapping[str, Sequence[Measurements]]) -> bool:
+    """Whether every method has one video of each name, of the same prompt where it is recorded.
+
+    Two lists of other prompts have videos of the same names, too: sample_0000, sample_0001, ...
+    """
+    first, *others = ({video.name: video for video in videos} for videos in methods.values())
+    if any(len({video.name for video in videos}) < len(videos) for videos in methods.values()):
+        return False
+    prompts = [{name: video.record.get("prompt") for name, video in of.items()} for of in (first, *others)]
+    return all(
+        own.keys() == prompts[0].keys()
+        and all(own[n] is None or own[n] == p or p is None for n, p in prompts[0].items())
+        for own in prompts[1:]
     )
 
 

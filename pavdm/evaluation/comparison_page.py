@@ -10,7 +10,7 @@ import numpy as np
 from pavdm.evaluation import charts, registry
 from pavdm.evaluation.charts import COLOURS, number
 from pavdm.evaluation.comparison import Comparison, Estimate, mean_interval
-from pavdm.evaluation.drift import Series
+from pavdm.evaluation.drift import Series, finite_mean
 from pavdm.evaluation.measurement import Measurements
 
 _CURVES = ("sharpness", "high_frequency", "contrast", "colourfulness", "luma", "motion", "warp_error", "difference")
@@ -27,7 +27,7 @@ def comparison_section(methods: Mapping[str, Sequence[Measurements]], comparison
     how = (
         "The videos of all methods have the same names, so the difference is taken video by video."
         if comparison.paired
-        else "The videos of the methods are not the same, so the difference is between independent means."
+        else "The videos of the methods have other names or prompts, so the difference is between independent means."
     )
     main = [key for key in comparison.estimates if "." not in key or key.endswith(".drift") or key == "motion.mean"]
     rest = [key for key in comparison.estimates if key not in main]
@@ -71,7 +71,7 @@ def _resampled(video: Measurements, key: str, total: float) -> Series:
     start = video.scored[0].start
     values = video.series[key][start : start + max(_STEPS, round(total * video.fps))]
     parts = np.array_split(values, _STEPS)
-    return np.array([part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan for part in parts])
+    return np.array([finite_mean(part) for part in parts])
 
 
 def _table(comparison: Comparison, keys: Sequence[str]) -> str:
@@ -122,6 +122,5 @@ def _difference(estimate: Estimate | None, digits: int) -> str:
     text = f"{sign}{number(estimate.mean, digits)}"
     if estimate.low is None or estimate.high is None:
         return text
-    sure = estimate.low > 0 or estimate.high < 0
     around = f" ({number(estimate.low, digits)} to {number(estimate.high, digits)})"
-    return f'<span class="sure">{text}</span>{around}' if sure else text + around
+    return f'<span class="sure">{text}</span>{around}' if estimate.leaves_out_zero else text + around

@@ -16,6 +16,8 @@ from pavdm.evaluation.measurement import Measurements
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 _INK, _PAPER, _FAINT, _LINE = (30, 32, 40), (255, 255, 255), (104, 110, 124), (214, 218, 226)
 _CLIP, _FRAMES, _MEANS, _BAD = (236, 238, 243), (150, 184, 214), (11, 102, 168), (190, 52, 40)
@@ -119,25 +121,33 @@ def _latent_panels(statistics: Statistics, total: float) -> list[Panel]:
 def _draw(
     title: str, subtitle: str, panels: Sequence[Panel], total: float, boundaries: Sequence[float], clip: float
 ) -> Image:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image as images
+    from PIL import ImageDraw as drawing
+    from PIL import ImageFont as fonts
 
     rows = -(-len(panels) // _COLUMNS)
     width = _COLUMNS * (_LEFT + _WIDTH + _GAP) + _GAP
     height = _TOP + rows * (_HEIGHT + _BELOW + 22) + _GAP
-    image = Image.new("RGB", (width * _SCALE, height * _SCALE), _PAPER)
-    canvas = ImageDraw.Draw(image)
-    font, small = ImageFont.load_default(size=17 * _SCALE), ImageFont.load_default(size=12 * _SCALE)
+    image = images.new("RGB", (width * _SCALE, height * _SCALE), _PAPER)
+    canvas = drawing.Draw(image)
+    font, small = fonts.load_default(size=17 * _SCALE), fonts.load_default(size=12 * _SCALE)
     canvas.text((_GAP * _SCALE, 14 * _SCALE), title, fill=_INK, font=font)
     canvas.text((_GAP * _SCALE, 42 * _SCALE), subtitle, fill=_FAINT, font=small)
     for index, panel in enumerate(panels):
         x = _GAP + index % _COLUMNS * (_LEFT + _WIDTH + _GAP) + _LEFT
         y = _TOP + index // _COLUMNS * (_HEIGHT + _BELOW + 22) + 22
         _panel(canvas, panel, (x, y), small, total, boundaries, clip)
-    return image.resize((width, height), Image.Resampling.BOX)
+    return image.resize((width, height), images.Resampling.BOX)
 
 
-def _panel(  # type: ignore[no-untyped-def]
-    canvas, panel: Panel, corner: tuple[int, int], font, total: float, boundaries: Sequence[float], clip: float
+def _panel(
+    canvas: ImageDraw,
+    panel: Panel,
+    corner: tuple[int, int],
+    font: FreeTypeFont | ImageFont,
+    total: float,
+    boundaries: Sequence[float],
+    clip: float,
 ) -> None:
     left, top = corner
     values = np.array([v for _, ys, _, _ in panel.lines for v in ys])

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from pavdm.errors import InputError
-from pavdm.evaluation.networks import WINDOW_SECONDS
+from pavdm.evaluation.networks import WINDOW_SECONDS, square
 from pavdm.evaluation.pixels import Frame
 from pavdm.video_reader import probe, read_frames
 
@@ -40,7 +39,9 @@ def video_features(model: Any, videos: Iterable[tuple[Path, int]], device: torch
     found = []
     for path, first in videos:
         for window in _windows(path, first):
-            pixels = torch.stack([_prepared(frame) for frame in window], dim=1)[None].to(device)
+            pixels = (
+                torch.stack([square(frame, _SIDE, "bilinear") for frame in window], dim=1)[None].to(device) / 127.5 - 1
+            )
             found.append(model(pixels, rescale=False, resize=False, return_features=True)[0].double().cpu().numpy())
     return np.stack(found) if found else np.zeros((0, 0))
 
@@ -71,14 +72,3 @@ def _windows(path: Path, first: int) -> Iterator[list[Frame]]:
     while window := [(i, frame) for i, frame in enumerate(islice(frames, length)) if i in chosen]:
         if len(window) == _FRAMES:
             yield [frame for _, frame in window]
-
-
-def _prepared(frame: Frame) -> torch.Tensor:
-    """(3, 224, 224) in [-1, 1]: the frame scaled to cover the square, cropped around the centre."""
-    picture = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 127.5 - 1
-    height, width = picture.shape[-2:]
-    scale = _SIDE / min(height, width)
-    size = [max(_SIDE, round(height * scale)), max(_SIDE, round(width * scale))]
-    picture = functional.interpolate(picture, size, mode="bilinear", antialias=True)[0]
-    top, left = (size[0] - _SIDE) // 2, (size[1] - _SIDE) // 2
-    return picture[:, top : top + _SIDE, left : left + _SIDE]

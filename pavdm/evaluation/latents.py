@@ -45,15 +45,26 @@ def latent_statistics(latents: Tensor | Iterable[Tensor]) -> Statistics:
     latents: (1, C, T, h, w), or pieces of it in order. Raises InputError for other shapes, or if there are none.
     """
     means, spreads = [], []
-    for piece in [latents] if isinstance(latents, Tensor) else latents:
-        if piece.ndim != 5 or piece.shape[0] != 1:
-            raise InputError(f"expected the latents of one video (1, C, T, h, w), got {tuple(piece.shape)}")
-        for chunk in piece.to(torch.float64).split(_CHUNK_LATENTS, dim=2):
-            means.append(chunk.mean((0, 2, 3, 4)).cpu().numpy())
-            spreads.append(chunk.std((0, 2, 3, 4), correction=0).cpu().numpy())
+    for chunk in _fives([latents] if isinstance(latents, Tensor) else latents):
+        means.append(chunk.mean((0, 2, 3, 4)).cpu().numpy())
+        spreads.append(chunk.std((0, 2, 3, 4), correction=0).cpu().numpy())
     if not means:
         raise InputError("there are no latents to measure")
     return {"mean": np.stack(means), "std": np.stack(spreads)}
+
+
+def _fives(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """The same latents, float64, 5 at a time however long the pieces are; at the end what is left."""
+    rest: Tensor | None = None
+    for piece in pieces:
+        if piece.ndim != 5 or piece.shape[0] != 1:
+            raise InputError(f"expected the latents of one video (1, C, T, h, w), got {tuple(piece.shape)}")
+        known = piece.to(torch.float64) if rest is None else torch.cat([rest, piece.to(torch.float64)], dim=2)
+        whole = known.shape[2] // _CHUNK_LATENTS * _CHUNK_LATENTS
+        yield from known[:, :, :whole].split(_CHUNK_LATENTS, dim=2) if whole else ()
+        rest = known[:, :, whole:]
+    if rest is not None and rest.shape[2]:
+        yield rest
 
 
 def latent_drift(statistics: Statistics) -> dict[str, float | None]:

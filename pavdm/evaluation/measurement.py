@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pavdm.errors import InputError
 from pavdm.evaluation import pixels, registry
-from pavdm.evaluation.drift import Series, statistics_of
+from pavdm.evaluation.drift import Series, finite_mean, statistics_of
 from pavdm.evaluation.latents import Statistics, latent_drift, latent_statistics
 from pavdm.evaluation.layout import Chunk, Layout, find_layout, read_record
 from pavdm.evaluation.motion import STATIC_BELOW, Motion, opencv
@@ -67,7 +67,7 @@ class Measurements:
     def chunk_means(self, key: str) -> list[float]:
         """The mean of a series over every chunk; NaN where it has no value."""
         values = self.series[key]
-        return [_nan_mean(values[chunk.start : chunk.stop]) for chunk in self.chunks]
+        return [finite_mean(values[chunk.start : chunk.stop]) for chunk in self.chunks]
 
 
 def measure(
@@ -232,20 +232,15 @@ def _seam_summary(seams: list[Seam], layout: Layout, first_scored: int) -> dict[
 def _motion_summary(series: dict[str, Series], scored: list[Chunk], fps: float) -> dict[str, float | None]:
     motion, fast = series["motion"], series["fast_motion"]
     # entry i is the step from frame i - 1: a chunk's first belongs to the seam in front of it
-    static = [_nan_mean(fast[chunk.start + 1 : chunk.stop]) for chunk in scored]
+    static = [finite_mean(fast[chunk.start + 1 : chunk.stop]) for chunk in scored]
     static = [value for value in static if not math.isnan(value)]
     kept = math.nan
     if scored:
         part = motion[scored[0].start : scored[-1].stop]
         end = min(round(_END_SECONDS * fps), len(part) // 2)
-        first, last = _nan_mean(part[:end]), _nan_mean(part[len(part) - end :])
+        first, last = finite_mean(part[:end]), finite_mean(part[len(part) - end :])
         kept = last / first if first > 0 else math.nan
     return {
         "static_share": sum(value < STATIC_BELOW for value in static) / len(static) if static else None,
         "motion_kept": None if math.isnan(kept) else kept,
     }
-
-
-def _nan_mean(values: Series) -> float:
-    there = values[np.isfinite(values)]
-    return float(there.mean()) if len(there) else math.nan

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
 from pavdm.errors import InputError
 from pavdm.evaluation.drift import drift
 from pavdm.evaluation.measurement import Measurements
@@ -64,14 +65,19 @@ class Encoder:
         return functional.normalize(self.model.text_projection(pooled).float(), dim=-1)[0].cpu()
 
     def _prepared(self, frame: Frame) -> Tensor:
-        picture = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float() / 255
-        height, width = picture.shape[-2:]
-        scale = self.side / min(height, width)
-        size = [max(self.side, round(height * scale)), max(self.side, round(width * scale))]
-        picture = functional.interpolate(picture, size, mode="bicubic", antialias=True).clamp(0, 1)[0]
-        top, left = (size[0] - self.side) // 2, (size[1] - self.side) // 2
-        cropped = picture[:, top : top + self.side, left : left + self.side]
-        return (cropped - self.mean[:, None, None]) / self.std[:, None, None]
+        picture = (square(frame, self.side, "bicubic") / 255).clamp(0, 1)
+        return (picture - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+def square(frame: Frame, side: int, mode: str) -> Tensor:
+    """(3, side, side), 0 to 255, of a frame (H, W, 3): scaled to cover the square, cropped around the centre."""
+    picture = torch.from_numpy(np.array(frame)).permute(2, 0, 1)[None].float()
+    height, width = picture.shape[-2:]
+    scale = side / min(height, width)
+    size = [max(side, round(height * scale)), max(side, round(width * scale))]
+    picture = functional.interpolate(picture, size, mode=mode, antialias=True)[0]
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    return picture[:, top : top + side, left : left + side]
 
 
 def load_clip(folder: Path, device: torch.device) -> Encoder:
@@ -106,11 +112,15 @@ def _load(cls: Any, folder: Path, what: str) -> Any:
 
 def _colours(folder: Path, default: tuple[tuple[float, ...], tuple[float, ...]]) -> tuple[Tensor, Tensor]:
     file = folder / "preprocessor_config.json"
-    content = json.loads(file.read_text()) if file.exists() else {}
-    return (
-        torch.tensor(content.get("image_mean", default[0])),
-        torch.tensor(content.get("image_std", default[1])),
-    )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        names = ("image_mean", "image_std")
+        mean, std = (torch.tensor(content.get(name, usual)).float() for name, usual in zip(names, default, strict=True))
+        if not mean.shape == std.shape == (3,):
+            raise ValueError("image_mean and image_std are not three numbers each")
+    except (AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): mend it, or delete it to use the usual colours") from error
+    return mean, std
 
 
 def with_networks(
@@ -149,9 +159,19 @@ def consistency(vectors: Tensor) -> float | None:
 
 
 def text_of_frame(found: Measurements, schedule: PromptSchedule, frame: int) -> str:
-    """The text that was in force for the chunk that a frame belongs to."""
-    chunk = (frame - found.layout.clip_frames) // found.layout.chunk_frames
-    return schedule.texts[schedule.index(chunk, found.layout.chunk_frames / found.fps)]
+    """The text that was in force for the chunk that a frame belongs to.
+
+    That is the sampler's chunk, which the record has in latents; the layout's only where there is no record.
+    """
+    new = frame - found.layout.clip_frames
+    latents = found.record.get("chunk_latents")
+    if not isinstance(latents, int) or latents < 1:
+        chunk, frames = new // found.layout.chunk_frames, float(found.layout.chunk_frames)
+    else:
+        piece, within = divmod(new, PIECE_FRAMES)
+        latent = piece * PIECE_LATENTS + (within + 3) // 4  # the first of a piece codes one frame, the others four
+        chunk, frames = latent // latents, latents * PIECE_FRAMES / PIECE_LATENTS
+    return schedule.texts[schedule.index(chunk, frames / found.fps)]
 
 
 def _encoded(found: Measurements, path: Path, encoder: Encoder) -> tuple[list[int], Tensor]:

@@ -26,8 +26,18 @@ _DIFFERENCE_GAIN = 4
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
-def render(methods: Mapping[str, Sequence[Measurements]], comparison: Comparison, shown: int, made: str) -> str:
-    """The page. shown: how many videos have a section of their own. made: when, and by which command."""
+def render(
+    methods: Mapping[str, Sequence[Measurements]],
+    comparison: Comparison,
+    shown: int,
+    made: str,
+    failed: Mapping[str, str],
+) -> str:
+    """The page.
+
+    shown: how many videos have a section of their own. made: when, and by which command. failed: what was asked for and
+    could not be measured, with the reasons.
+    """
     videos = [(method, colour % COLOURS, video) for colour, (method, of) in enumerate(methods.items()) for video in of]
     compared = len(methods) > 1 or len(videos) > 1 or "fvd" in comparison.estimates
     links = '<li><a href="#methods">Methods</a></li>' if compared else ""
@@ -58,7 +68,7 @@ def render(methods: Mapping[str, Sequence[Measurements]], comparison: Comparison
         f"<title>Drift report: {escape(count)}</title><style>{style}</style></head><body>"
         f'<header class="page"><h1>Drift report</h1><p class="lead">{escape(count)}. How well chunks join, and what '
         "happens to light, colour, sharpness and motion from the first new frame to the last.</p>"
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav>{left_out}</header><main>{sections}'
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav>{left_out}</header><main>{_failed_section(failed)}{sections}'
         f"{_missing_section([video for _, _, video in videos], comparison)}{_definitions_section()}</main>"
         f"<footer>{escape(made)} pavdm {escape(__version__)}.</footer></body></html>\n"
     )
@@ -244,6 +254,16 @@ def _statistics(video: Measurements) -> str:
         f'<th scope="col">measure</th>{heads}<th class="n" scope="col">drift of mean</th><th scope="col">unit</th>'
         "</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _failed_section(failed: Mapping[str, str]) -> str:
+    items = "".join(f"<li>{escape(what)}: <code>{escape(why)}</code></li>" for what, why in failed.items())
+    return (
+        '<section class="card" id="failed"><h2>Failed</h2><p class="soft">This was asked for, and is in none of the '
+        f"numbers below.</p><ul class='missing'>{items}</ul></section>"
+        if failed
+        else ""
     )
 
 

@@ -18,6 +18,7 @@ from pavdm.evaluation import registry
 from pavdm.evaluation.comparison import Comparison, compare
 from pavdm.evaluation.measurement import Measurements
 from pavdm.evaluation.page import render
+from pavdm.files import replacing
 
 PAGE, DATA, MEASURES, CHUNKS = "index.html", "report.json", "measures.csv", "chunks.csv"
 
@@ -40,27 +41,28 @@ def write_report(
     fvd: Mapping[str, float] | None = None,
     shown: int = 12,
     overwrite: bool = False,
+    failed: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report on the videos of every method into `folder`; returns the page's path.
 
-    fvd: of each method, if it was computed. shown: how many videos get a section of their own; all are in the tables.
+    fvd: of each method, if it was computed. failed: videos and measures that were asked for and could not be had, with
+    the reasons. shown: how many videos get a section of their own; all are in the tables.
     Raises InputError if it cannot be written.
     """
     check_folder(folder, overwrite)
     comparison = compare(methods, fvd=fvd)
     made = datetime.now(timezone.utc).strftime("Made %Y-%m-%d %H:%M UTC by")
     content = {
-        DATA: json.dumps(_data(methods, comparison), indent=1, allow_nan=False),
+        DATA: json.dumps({**_data(methods, comparison), "failed": dict(failed or {})}, indent=1, allow_nan=False),
         MEASURES: _table(_measure_rows(methods)),
         CHUNKS: _table(_chunk_rows(methods)),
-        PAGE: render(methods, comparison, shown, made),
+        PAGE: render(methods, comparison, shown, made, failed or {}),
     }
     try:
         folder.mkdir(exist_ok=True)
         for name, text in content.items():
-            partial = folder / f".{name}.partial"
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(folder / name)
+            with replacing(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"cannot write the report into {folder}: {error}") from error
     return folder / PAGE

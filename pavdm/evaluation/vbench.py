@@ -41,13 +41,18 @@ def missing_files() -> dict[str, list[str]]:
     return {dimension: names for dimension, names in absent.items() if names}
 
 
+def check_installed() -> None:
+    """Raises InputError if the package is not installed."""
+    if find_spec("vbench") is None:
+        raise InputError("the package vbench is not installed: pip install vbench, or leave out --vbench")
+
+
 def with_vbench(found: Measurements, path: Path, device: str) -> Measurements:
     """`found` with every dimension whose weights are there: the mean over two-second pieces, as VBench-Long.
 
     Raises InputError if the package is not installed.
     """
-    if find_spec("vbench") is None:
-        raise InputError("the package vbench is not installed: pip install vbench, or leave out --vbench")
+    check_installed()
     missing = dict(found.missing)
     absent = missing_files()
     for dimension, names in absent.items():

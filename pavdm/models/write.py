@@ -7,16 +7,14 @@ import logging
 import math
 import os
 import struct
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pavdm.errors import InputError
+from pavdm.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +28,6 @@ _DTYPE_NAMES = {
 _ALIGNMENT = 64  # bytes; mapped tensors then begin where vector instructions like them to
 
 Spec = tuple[tuple[int, ...], torch.dtype]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` at the end, delete it if anything fails.
-
-    Raises InputError if the disk is full or the place cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}. Nothing was kept.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_safetensors(

@@ -25,7 +25,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
-from pavdm.errors import InputError
+from pavdm.errors import InputError, RunLost
 from pavdm.parallel.launch import local_place, place
 
 LONGEST_CALL = timedelta(hours=1)  # between two exchanges of one model call
@@ -36,7 +36,7 @@ _ATTEMPT = "TORCHELASTIC_RESTART_COUNT"
 _FACTS = "facts"
 
 
-class ProcessLost(InputError):
+class ProcessLost(RunLost):
     """Another process of the run has ended, or the connection to it."""
 
 
@@ -147,12 +147,12 @@ class Team:
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        """Leader: from a message to the others' answer. Raises InputError with what another process failed of."""
+        """Leader: from a message to the others' answer. Raises RunLost with what another process failed of."""
         self._in_order = False
         try:
             yield
         except ProcessLost as lost:
-            raise InputError(self._failure() or str(lost)) from lost
+            raise RunLost(self._failure() or str(lost)) from lost
         self._in_order = True
 
     def agree_on_stop(self, requested: bool) -> None:

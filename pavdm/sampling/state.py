@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.files import temporary_beside
 from pavdm.prompts import PromptSchedule
 from pavdm.sampling.schedule import Row, Schedule
 
@@ -116,7 +117,7 @@ def save_state(state: WindowState, path: str | os.PathLike[str]) -> None:
 def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike[str], metadata: dict[str, str]) -> None:
     """Write a safetensors file under a temporary name, flush it to the disk and rename it to `path`."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_beside(path)
     try:
         save_file(tensors, temporary, metadata)
         with temporary.open("rb+") as file:

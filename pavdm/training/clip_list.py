@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pavdm.errors import InputError
-from pavdm.models.write import replacing
+from pavdm.files import replacing
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.files import replacing
 from pavdm.models.header import read_header
-from pavdm.models.write import replacing, write_safetensors
+from pavdm.models.write import write_safetensors
 from pavdm.training.clip_list import Skipped, write_skipped
 
 SETTINGS, INDEX, SKIPPED = "settings.json", "index.json", "skipped.csv"

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from pavdm.errors import InputError
-from pavdm.models.write import replacing
+from pavdm.files import replacing
 
 LOSSES = "loss.jsonl"
 _FORMAT = "{desc} |{bar}| {n_fmt}/{total_fmt} steps, {remaining} left, {rate_fmt}{postfix}"

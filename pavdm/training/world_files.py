@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pavdm.errors import InputError
-from pavdm.models.write import replacing
+from pavdm.files import replacing
 from pavdm.training.world import check_clip, draw, make_scene
 from pavdm.video_writer import VideoWriter
 

@@ -1,17 +1,27 @@
 """Claims in a shared folder: one process at most has a video, and what a dead one had is free again."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
+from pavdm.batch import member as members
 from pavdm.batch.claims import Work
-from pavdm.batch.member import LEASE_SECONDS, Launch, Member
+from pavdm.batch.items import Item
+from pavdm.batch.member import LEASE_SECONDS, Launch, Member, write_json
+from pavdm.batch.results import Result, write_results
+from pavdm.batch.work import Job
 from pavdm.errors import InputError
+from pavdm.prompts import PromptSchedule
+from pavdm.sampling.state import save_tensors
+from pavdm.settings import Settings
 
 
 @pytest.fixture
@@ -139,3 +149,71 @@ def test_torchrun_s_processes_know_that_they_are_one_launch(monkeypatch):
     launch = Launch.from_environment()
     assert launch == Launch.from_environment()
     assert (launch.rank, launch.local_rank, launch.world_size) == (3, 1, 4)
+
+
+def test_processes_of_one_number_in_two_containers_do_not_write_to_one_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    monkeypatch.setattr(threading, "get_ident", lambda: 7)
+    written = []
+    monkeypatch.setattr(Path, "replace", lambda self, target: written.append(self))
+    for _ in range(2):
+        write_json(tmp_path / "done.json", {})
+        write_results([], tmp_path / "results.csv")
+        save_tensors({"x": torch.zeros(1)}, tmp_path / "state.safetensors", {})
+    assert len(written) == len(set(written)) == 6
+
+
+@pytest.fixture
+def stale(monkeypatch):
+    """stale(name, times): reading files of this name fails so often, as on NFS while they are replaced."""
+    monkeypatch.setattr(members, "RETRY_SECONDS", 0)
+    read_text, left = Path.read_text, {}
+
+    def reading(path, *args, **kwargs):
+        if left.get(path.name, 0) > 0:
+            left[path.name] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", reading)
+    return left.__setitem__
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_file_that_cannot_be_read_for_a_moment_is_not_the_death_of_its_process(tmp_path, member, stale, times):
+    work = Work(tmp_path, "v")
+    claimed_by(work, elsewhere(member.folder, "there", age=LEASE_SECONDS / 2))
+    stale("there.json", times)
+    assert member.lives("there") and work.claim(member, {}) is None
+    assert len(member.others()) == 1
+
+
+def test_a_file_that_stays_unreadable_for_a_lease_is_that_of_a_dead_process(member, stale):
+    elsewhere(member.folder, "there", age=LEASE_SECONDS + 5)
+    stale("there.json", 1000)
+    assert not member.lives("there")
+
+
+def test_a_record_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, member, stale):
+    work = Work(tmp_path, "v")
+    work.folder.mkdir(parents=True)
+    work.video.write_text("")
+    write_json(work.folder / "done.json", {"frames": 12})
+    stale("done.json", 2)
+    assert work.finished() == {"frames": 12}
+    stale("done.json", 1000)
+    with pytest.raises(InputError, match=r"done\.json cannot be read"):
+        work.finished()
+
+
+def test_a_list_that_was_edited_under_a_running_batch_is_noticed(tmp_path, member):
+    work = Work(tmp_path, "v")
+    work.claim(member, {"prompt": "a lake"}).release()
+    with pytest.raises(InputError, match=r"prompt: a lake then, a hill now.*the list has changed"):
+        work.claim(member, {"prompt": "a hill"})
+    assert work.claim(member, {"prompt": "a lake"}) is not None  # nobody holds it
+    work.video.write_text("")
+    write_json(work.folder / "done.json", {"frames": 12})
+    settings = Settings(PromptSchedule(("a hill",)), tmp_path / "v.mp4", seconds=1)
+    result = Result.of(Job(Item("v", 1, 0, settings), work, {"prompt": "a hill"}))
+    assert result.status == "failed" and "was begun otherwise" in str(result.record["error"])

@@ -53,6 +53,11 @@ def results(out):
         return {row["name"]: row for row in csv.DictReader(file)}
 
 
+def says(out, process):
+    """What a process of a batch tells the others that it is doing."""
+    return "".join(path.read_text() for path in (out / "work/members").glob(f"*-{process.pid}-*.json"))
+
+
 def frames_of(path):
     return np.stack(list(read_frames(path)))
 
@@ -69,9 +74,8 @@ def test_what_a_killed_process_leaves_is_taken_over_by_a_living_one_and_is_not_m
     written = chunk.stat().st_mtime_ns
 
     second = start(command(listed, out, models))
-    wait_for(lambda: (out / "work/sample_0001/done.json").exists(), second)
-    time.sleep(0.5)
-    assert second.poll() is None  # it waits for the video that the first one has
+    wait_for(lambda: "waiting for the others" in says(out, second), second)  # for the video that the first one has
+    assert (out / "work/sample_0001/done.json").exists()
     assert len(list((out / "work/sample_0000").glob("claim-*"))) == 1
     first.kill()
     first.communicate()

@@ -1,4 +1,4 @@
-"""`pavdm batch --server` over processes that speak ComfyUI's protocol (a real one: tests/host)."""
+"""`pavdm batch --server` over processes that speak ComfyUI's protocol (a real one: tests/host/test_batch.py)."""
 
 import csv
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pavdm.batch.servers import Workflows
 from pavdm.cli import main
 
 pytest.importorskip("aiohttp")
@@ -68,6 +69,8 @@ def test_a_list_is_handed_out_with_its_settings_and_failures_stay_with_their_vid
     assert asked[2]["LoadVideo"]["file"] == "pavdm/bikes.mp4"
     assert asked[2]["CFGGuider"]["cfg"] == 3.5 and asked[0]["CFGGuider"]["cfg"] == 7.0
     assert asked[0]["PAVDM_ProgressiveSampler"]["steps"] == 6
+    kept = [graph["PAVDM_ProgressiveSampler"]["autosave"] for graph in asked]
+    assert kept == [f"pavdm/batch/{row['name']}" for row in rows]  # so that a server goes on with what it has begun
 
 
 def test_what_a_dying_server_had_is_made_by_another(servers, tmp_path):
@@ -86,11 +89,56 @@ def test_what_a_dying_server_had_is_made_by_another(servers, tmp_path):
     assert sorted(row["take"] for row in rows) == ["1", "2"]
 
 
+@pytest.mark.parametrize("how", ["bare", "without-model"])
+def test_a_server_that_lacks_something_leaves_the_videos_to_the_others(servers, tmp_path, how, caplog):
+    _, bad, notes = servers(how)
+    _, good, _ = servers()
+    status, rows = batch(tmp_path, "prompt\na lake\na street\n", [bad, good])
+    assert status == 0
+    assert [(row["status"], row["by"]) for row in rows] == [("done", good)] * 2
+    assert not notes.exists()
+    lack = (
+        "the node PAVDM_LoadVAE" if how == "bare" else "'OpenSora-STDiT-v3.safetensors' as PAVDM_LoadModel.model_name"
+    )
+    assert lack in caplog.text
+
+
+def test_a_choice_that_only_one_server_has_not_is_not_the_videos_fault(servers, tmp_path, monkeypatch):
+    _, bad, _ = servers("without-model")
+    _, good, _ = servers()
+    monkeypatch.setattr(Workflows, "used", lambda workflows, jobs: [])  # noticed only once the server refuses
+    status, rows = batch(tmp_path, "prompt\na lake\na street\n", [bad, good])
+    assert status == 0
+    assert [(row["status"], row["by"]) for row in rows] == [("done", good)] * 2
+
+
+def test_a_refusal_of_a_server_that_lacks_nothing_belongs_to_the_video(servers, tmp_path):
+    _, url, _ = servers("picky")
+    status, rows = batch(tmp_path, "prompt\na lake\n", [url])
+    assert status == 1 and "Value not in list: of picky" in rows[0]["error"]
+
+
+def test_a_run_that_somebody_cancels_on_the_server_is_made_again(servers, tmp_path):
+    _, url, _ = servers("cancelled")
+    status, rows = batch(tmp_path, "prompt\na lake\n", [url])
+    assert status == 0 and rows[0]["take"] == "2"
+
+
+def test_options_of_networks_here_are_refused_with_servers(servers, tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("prompt\na lake\n")
+    arguments = ["batch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out"), "--seconds", "1"]
+    for option, value in (("--device", "cpu"), ("--tile", "32"), ("--models", "here"), ("--vae", "here")):
+        assert main([*arguments, option, value, "--server", "http://127.0.0.1:9"]) == 2
+        assert f"{option} has no meaning with --server" in capsys.readouterr().err
+    assert main([*arguments, "--lost-after", "9", "--server", "http://127.0.0.1:9"]) == 2
+    assert "--lost-after has no meaning without --context-parallel" in capsys.readouterr().err
+
+
 def test_servers_that_cannot_be_reached_or_asked_are_named(servers, tmp_path, capsys):
     _, url, _ = servers()
     for line, option, message in (
         ("a lake", ["--method", "replacement"], "line 2: a workflow on a server cannot be asked for --method"),
-        ("a lake", [], "no ComfyUI answers at http://127.0.0.1:9"),
+        ("a lake", [], "no answer from http://127.0.0.1:9"),
     ):
         (tmp_path / "list.csv").write_text(f"prompt\n{line}\n")
         arguments = ["batch", str(tmp_path / "list.csv"), "--out", str(tmp_path / "out"), "--seconds", "1", *option]

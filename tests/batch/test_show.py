@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pavdm.batch import show
 from pavdm.batch.claims import Work
 from pavdm.batch.items import Item
 from pavdm.batch.member import Launch, Member, write_json
@@ -58,6 +59,57 @@ def test_news_and_one_line_for_each_process(tmp_path, jobs, terminal):
     assert f"{jobs[1].work.video}: 24 frames in 2.0 s by rank 1\n" in shown
     assert str(jobs[0].work.video) not in shown  # finished before
     assert ("\x1b" in shown) is terminal
+
+
+def test_lines_never_break_or_scroll_on_a_small_terminal(tmp_path, jobs, monkeypatch):
+    stream = Stream(True)
+    monkeypatch.setattr(Display, "_size", lambda display: (40, 7))
+    with Member(tmp_path / "members", Launch(run="r"), {"rank": 0}) as member:
+        for number in range(9):
+            member.report(f"server {number}", doing="sampling", video="v_1", chunk=2, call=3, calls=12, fps=1.5)
+        with Display(jobs, member, stream):
+            while stream.getvalue().count("\n") < 5:
+                time.sleep(0.01)
+    lines = stream.getvalue().partition("\x1b")[0].splitlines()
+    assert len(lines) == 5 and max(map(len, lines)) == 39
+    assert lines[-1] == "  and 6 more"  # of ten lines
+    assert f"\x1b[{len(lines)}F" in stream.getvalue()
+
+
+def test_a_folder_that_is_away_for_a_moment_does_not_end_what_is_shown(tmp_path, jobs, monkeypatch):
+    stream, looks = Stream(True), []
+    everyone = Member.everyone
+
+    def failing_first(member):
+        looks.append(1)
+        if len(looks) == 1:
+            raise OSError("Stale file handle")
+        return everyone(member)
+
+    monkeypatch.setattr(Member, "everyone", failing_first)
+    monkeypatch.setattr(show, "REDRAW_SECONDS", 0.01)
+    with Member(tmp_path / "members", Launch(run="r"), {"rank": 3}) as member, Display(jobs, member, stream) as display:
+        while "1 of 2 done" not in stream.getvalue():
+            assert display._thread.is_alive()
+            time.sleep(0.01)
+
+
+def test_news_of_many_videos_come_in_portions_and_all_at_the_end(tmp_path, jobs):
+    with Member(tmp_path / "members", Launch(run="r"), {"rank": 3}) as member:
+        display = Display([jobs[1], *several(tmp_path, 3)], member, Stream(False))
+        for job in display._open.values():
+            finish(job)
+        assert len(display._news(most=2)) == 2 and len(display._news(most=2)) == 2 and not display._news(most=2)
+
+
+def several(folder, count):
+    made = []
+    for index in range(count):
+        settings = Settings(PromptSchedule(("a lake",)), Path(), seconds=1)
+        work = Work(folder, f"more_{index}")
+        work.folder.mkdir(parents=True)
+        made.append(Job(Item(work.name, index + 1, 0, settings), work, {}))
+    return made
 
 
 def test_members_without_work_and_with_several_are_shown(tmp_path):

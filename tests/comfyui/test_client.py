@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pavdm.comfyui.client import Client, OutputFile, RunFailed, ServerError, Update
+from pavdm.comfyui import command
+from pavdm.comfyui.client import Client, OutputFile, RunFailed, RunRefused, ServerError, Update
 
 aiohttp = pytest.importorskip("aiohttp")
 web = pytest.importorskip("aiohttp.web")
@@ -151,7 +152,7 @@ def test_a_failed_node_is_named_with_its_error() -> None:
 
 
 def test_a_refused_workflow_is_an_error() -> None:
-    with pytest.raises(RunFailed, match="refuses the workflow: Prompt has no outputs"):
+    with pytest.raises(RunRefused, match="refuses the workflow: Prompt has no outputs"):
         run(Fake(goes_well), {})
 
 

@@ -41,6 +41,16 @@ def test_the_same_prompts_are_compared_one_by_one(video):
     assert other.differences["seam_ratio"]["b"].low < 0
 
 
+def test_videos_of_other_prompts_are_no_pairs_though_their_names_are_the_same(video):
+    def told(name, prompt, seam):
+        return replace(video(name, seam), record={"prompt": prompt} if prompt else {})
+
+    a = [told("sample_0000", "a lake", 1.0), told("sample_0001", "a hill", 5.0)]
+    for prompts, paired in ((("a lake", "a hill"), True), (("a lake", None), True), (("a lake", "a street"), False)):
+        b = [told(f"sample_000{i}", prompt, 2.0) for i, prompt in enumerate(prompts)]
+        assert compare({"a": a, "b": b}).paired is paired
+
+
 def test_one_video_has_no_interval_and_what_is_undefined_is_left_out(video):
     found = compare({"a": [video("x", 2.0)], "b": [video("x", None)]})
     assert found.estimates["seam_ratio"].keys() == {"a"}

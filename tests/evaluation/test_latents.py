@@ -26,10 +26,16 @@ def test_a_mean_that_moves_and_a_spread_that_grows_are_measured_in_their_units()
     assert steady["latent_std_drift"] < 0.05
 
 
-def test_pieces_give_what_the_whole_gives():
-    whole, pieces = latent_statistics(latents()), latent_statistics(latents().split(10, dim=2))
+@pytest.mark.parametrize("length", [1, 3, 7, 10])
+def test_pieces_of_any_length_give_what_the_whole_gives(length):
+    whole, pieces = latent_statistics(latents()), latent_statistics(latents().split(length, dim=2))
     assert (whole["mean"] == pieces["mean"]).all()
     assert whole["std"].shape == (20, 4)
+    assert whole["mean"][3] == pytest.approx(latents()[0, :, 15:20].mean((1, 2, 3)).numpy(), abs=1e-6)
+
+
+def test_a_rest_of_fewer_than_five_counts_as_the_last():
+    assert latent_statistics(latents()[:, :, :7].split(2, dim=2))["mean"].shape == (2, 4)
 
 
 def test_a_run_s_folder_and_a_saved_latent_are_read_in_order(tmp_path):

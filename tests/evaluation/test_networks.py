@@ -1,8 +1,10 @@
 """Measures by networks: tiny random ones made here, and a stand-in for the package vbench."""
 
 import json
+import shutil
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +85,34 @@ def test_a_frame_is_scored_against_the_text_of_its_chunk(video):
     switch = 17 + 3 * 17
     assert text_of_frame(found, schedule, switch - 1) == "a"
     assert text_of_frame(found, schedule, switch) == "b"
+
+
+def test_the_chunk_of_a_text_is_the_samplers_and_not_that_of_the_measures(video):
+    """With chunks of 1 latent a text of chunk 3 begins with latent 3, which codes the frames 9 to 12."""
+    found = measure(video, chunk_frames=34)
+    for latents, switch in ((1, 9), (5, 3 * 17), (10, 3 * 34)):
+        own = replace(found, record={**found.record, "chunk_latents": latents})
+        schedule = PromptSchedule.parse("|0| a |3| b")
+        assert text_of_frame(own, schedule, 17 + switch - 1) == "a"
+        assert text_of_frame(own, schedule, 17 + switch) == "b"
+        assert text_of_frame(own, schedule, 0) == "a"
+
+
+@pytest.mark.parametrize("content", ["not JSON", "[]", '{"image_mean": "red"}', '{"image_std": [1]}'])
+def test_a_damaged_list_of_colours_is_refused(dino_folder, tmp_path, content):
+    folder = tmp_path / "dino"
+    shutil.copytree(dino_folder, folder)
+    (folder / "preprocessor_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"preprocessor_config\.json cannot be read"):
+        load_dino(folder, CPU)
+
+
+def test_what_the_networks_cannot_do_is_refused_before_anything_is_measured(video, clip_folder, tmp_path, capsys):
+    arguments = ["eval", str(video), "--out", str(tmp_path / "r"), "--clip", str(clip_folder)]
+    for options, message in ((["--device", "gpu"], "'gpu' cannot be used here"), (["--vbench"], "pip install vbench")):
+        assert main([*arguments, *options]) == 2
+        said = capsys.readouterr()
+        assert message in said.err and "[1/1]" not in said.out
 
 
 class Letters(Encoder):
@@ -172,6 +202,13 @@ def test_fvd_sees_which_method_is_nearer_to_the_real_videos(moving, tmp_path, ca
     estimates = json.loads((tmp_path / "r" / "report.json").read_text())["comparison"]["estimates"]["fvd"]
     assert estimates["near"]["mean"] == pytest.approx(3 * (5 / 127.5) ** 2, rel=0.3)
     assert estimates["far"]["mean"] == pytest.approx(3 * (60 / 127.5) ** 2, rel=0.1)
+    with VideoWriter(tmp_path / "short.mp4", (64, 96), 24) as writer:
+        writer.write(moving(60))  # one window of two seconds has no spread
+    short = [*arguments[:2], tmp_path / "short.mp4", *arguments[3:], "--overwrite"]
+    assert main([str(argument) for argument in short]) == 1
+    data = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert data["comparison"]["estimates"]["fvd"].keys() == {"near"}
+    assert "at least two windows" in data["failed"]["FVD of short"]
     assert main([str(a) for a in arguments[:-2]] + ["--overwrite"]) == 2
     assert "both" in capsys.readouterr().err
 

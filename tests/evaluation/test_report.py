@@ -97,6 +97,27 @@ def test_one_command_compares_two_methods(videos, capsys):
     assert "not measured: Latent mean drift, Latent spread drift: give the latents" in capsys.readouterr().out
 
 
+def test_a_damaged_video_costs_only_its_own_numbers(videos, capsys):
+    (videos / "a" / "clip1.mp4").write_bytes(b"no video " * 100)
+    groups = ["--group", f"a={videos}/a/*.mp4", "--group", f"b={videos}/b/*.mp4"]
+    assert main(["eval", *groups, "--out", str(videos / "report")]) == 1
+    data = json.loads((videos / "report" / "report.json").read_text())
+    assert [(v["method"], v["name"]) for v in data["videos"]] == [("a", "clip0"), ("b", "clip0"), ("b", "clip1")]
+    (bad,) = data["failed"]
+    assert bad == str(videos / "a" / "clip1.mp4")
+    assert f"failed: {bad}: " in capsys.readouterr().out
+    page = (videos / "report" / "index.html").read_text()
+    Page(page)
+    assert "<h2>Failed</h2>" in page and bad in page
+
+
+def test_if_no_video_can_be_read_there_is_no_report(tmp_path, capsys):
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    assert main(["eval", str(tmp_path / "v.mp4"), "--out", str(tmp_path / "r")]) == 2
+    assert "no video could be measured" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+
+
 def test_every_measure_has_its_words(moving, tmp_path):
     page = write_report({"v": [measure(moving(40))]}, tmp_path / "r").read_text()
     for measured in (*registry.SCALARS, *registry.SERIES, *registry.STATISTICS):

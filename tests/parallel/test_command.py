@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -126,7 +127,7 @@ def test_the_end_of_one_process_is_the_end_of_all(
     (said, errors), (other_said, other_errors) = (process.communicate(timeout=SECONDS) for process in processes)
     assert said == other_said == other_errors == ""
     assert len(errors.splitlines()) == 1 and errors.startswith(message)
-    assert processes[0].returncode == (130 if number == signal.SIGINT else 2)
+    assert processes[0].returncode == (130 if number == signal.SIGINT else 1)
 
 
 def test_a_process_that_freezes_is_given_up(models: Path, tmp_path: Path, start: Start) -> None:
@@ -136,7 +137,7 @@ def test_a_process_that_freezes_is_given_up(models: Path, tmp_path: Path, start:
     wait_for_chunk(state, processes[0])
     processes[1].send_signal(signal.SIGSTOP)
     _, errors = processes[0].communicate(timeout=SECONDS)
-    assert processes[0].returncode == 2
+    assert processes[0].returncode == 1
     assert "error: process 1 of 2 gave no sign of life for 20 s" in errors
 
 
@@ -169,3 +170,26 @@ def test_another_number_of_processes_is_refused_with_the_command_that_starts_it(
     assert main([*command, "--context-parallel", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_video_of_a_team_that_lost_a_process_is_made_by_the_other(
+    models: Path, tmp_path: Path, start: Start
+) -> None:
+    listed, out = tmp_path / "list.txt", tmp_path / "out"
+    listed.write_text("a lake\na hill\n")
+    _, _, _, _, _, *options = arguments(models, out, *LENGTH)
+    processes = start(2, ["batch", str(listed), "--out", str(out), *options], teams=2)
+    work = out / "work" / "sample_0000"
+    leaders = {processes[0].pid: 0, processes[2].pid: 2}
+    file, deadline = work / "state" / "state.safetensors", time.monotonic() + SECONDS
+    while not file.exists() or load_state(file).next_chunk < 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    leader = leaders[int((work / "claim-0001").read_text().split("-")[-2])]
+    processes[leader + 1].kill()
+    other = processes[2 - leader]
+    _, errors = other.communicate(timeout=SECONDS)
+    assert other.returncode == 0, errors
+    assert not (work / "failed.json").exists()
+    assert json.loads((work / "done.json").read_text())["take"] == 2
+    assert {path.name for path in out.glob("*.mp4")} == {"sample_0000.mp4", "sample_0001.mp4"}
