@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from pavdm.comfyui import command
 from pavdm.comfyui.client import Client, OutputFile, RunFailed, RunRefused, ServerError, Update
 
 aiohttp = pytest.importorskip("aiohttp")
