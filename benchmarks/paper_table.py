@@ -91,7 +91,7 @@ class Bench:
     def complete(self) -> list[int]:
         """The pairs, counted from 0, that every method has finished."""
         pairs = enumerate(zip(*self.jobs.values(), strict=True))
-        return [number for number, jobs in pairs if all(job.work.finished() for job in jobs)]
+        return [number for number, jobs in pairs if all(job.work.finished() is not None for job in jobs)]
 
     def measure_video(self, job: Job, path: Path) -> dict[str, float | None]:
         """Measure a video and keep the measurements beside its record, in the place of those of an earlier making."""

@@ -8,12 +8,12 @@ PAVDM_SCREENSHOT=FILE.png keeps a picture of the end.
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from browser import chromium
 from host_graphs import one_node_between, page_file
 
 from pavdm.comfyui.convert import to_api
@@ -21,37 +21,13 @@ from pavdm.comfyui.convert import to_api
 pytestmark = pytest.mark.host
 
 SECONDS = 300
-SWITCHES = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1700,1000 --lang=en-US"
-)
 ERRORS = ("SEVERE",)
-
-
-def program(*names: str) -> str:
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(f"no {names[0]} on this machine, so ComfyUI's page is not tried: install the system's package")
-    return found
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    binary, driver = program("chromium", "chromium-browser", "google-chrome"), program("chromedriver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install '.[browser]'")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    service = Service(driver)
-    for switch in (*SWITCHES.split(), f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(switch)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    page = webdriver.Chrome(options=options, service=service)
-    try:
-        yield page
-    finally:
-        page.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as driver:
+        yield driver
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = SECONDS) -> Any:

@@ -27,7 +27,7 @@ import nodes
 def note(name: str, line: object) -> None:
     """Add a line to probe/NAME.txt in the output folder, where the test reads it."""
     place = Path(folder_paths.get_output_directory()) / "probe" / f"{name}.txt"
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)  # the first test of a session may be the first to write
     with place.open("a") as file:
         file.write(f"{line}\n")
 
