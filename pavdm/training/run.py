@@ -80,7 +80,7 @@ def train(
             cpu=options.cpu,
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
-    except ValueError as error:  # such as fp16 on a CPU
+    except ValueError as error:  # such as fp16 on a CPU, in older versions
         raise InputError(f"accelerate cannot train like this: {error}") from error
     try:
         with ExitStack() as stack:
@@ -127,6 +127,8 @@ class _Run:
             **options.settings(),
             **task.settings(),
         }
+        if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+            raise InputError("on a CPU, fp16 would be fp32 unnoticed: train there without --precision, or with bf16")
         if accelerator.distributed_type == "FSDP" and not accelerator.is_fsdp2:
             raise InputError("of FSDP, only version 2 is supported: accelerate launch --fsdp_version 2 ...")
         if accelerator.is_fsdp2 and options.optimizer == "muon":

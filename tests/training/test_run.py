@@ -219,11 +219,21 @@ def test_a_gradient_that_is_no_number_ends_the_run_before_it_is_saved(tmp_path):
     assert not list((tmp_path / "run").glob("step-*"))
 
 
-def test_half_precision_that_the_machine_cannot_compute_in_is_refused(tmp_path: Path) -> None:
-    """fp16 needs a GPU for its scaled gradients; bf16 does not."""
-    with pytest.raises(InputError, match="accelerate cannot train like this: fp16"):
-        trained(tmp_path / "fp16", precision="fp16")
-    trained(tmp_path / "bf16", precision="bf16", steps=1)
+def test_a_run_in_bf16_is_resumed_exactly(tmp_path: Path, unbroken: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    trained(whole, precision="bf16")
+    trained(stopped, precision="bf16", steps=3)
+    last = trained(stopped, precision="bf16")
+    for file in ("state.safetensors", "progress.json"):
+        assert (last / file).read_bytes() == (whole / last.name / file).read_bytes()
+    assert losses(stopped) == losses(whole)
+    np.testing.assert_allclose(losses(whole), losses(unbroken), rtol=0.05)
+    assert losses(whole) != losses(unbroken)
+
+
+def test_fp16_is_refused_where_it_would_be_fp32(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fp16"):
+        trained(tmp_path, precision="fp16")
 
 
 def test_tensorboard_shows_the_losses(unbroken: Path) -> None:
