@@ -239,3 +239,54 @@ def test_the_stock_text_encode_is_read_as_a_prompt_and_as_a_negative_prompt(
     graph["negative"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "a very long bad film"}}
     guider["negative"] = ["negative", 0]
     assert not torch.allclose(latents_of(server, graph), own, atol=1e-2)
+
+
+def test_a_stock_negative_prompt_is_told_the_frame_rate_of_the_positive_one(
+    server: Any, workflow: Any, find: Any, latents_of: Any
+) -> None:
+    graph = workflow("text_to_long_video", new_seconds=0.7)
+    clip, guider = [find(graph, "PAVDM_LoadTextEncoder"), 0], graph[find(graph, "CFGGuider")]["inputs"]
+    for name, text in (("positive", "deep snow"), ("negative", "a very long bad film")):
+        graph[name] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}}
+    both = {"positive": ["positive", 0], "negative": ["negative", 0], "frame_rate": 12.0}
+    graph["rated"] = {"class_type": "LTXVConditioning", "inputs": both}
+    guider.update({"positive": ["rated", 0], "negative": ["rated", 1]})
+    said = latents_of(server, graph)
+    guider["negative"] = ["negative", 0]
+    torch.testing.assert_close(latents_of(server, graph), said, rtol=1e-5, atol=1e-5)
+    guider["positive"] = ["positive", 0]
+    assert not torch.allclose(latents_of(server, graph), said, atol=1e-2)
+
+
+def test_the_host_is_told_what_the_window_needs_however_long_it_is(
+    server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any
+) -> None:
+    needed = {}
+    for window_chunks in (4, 8):
+        graph, name = workflow("text_to_long_video", new_seconds=0.7), uuid4().hex
+        settings = {"window_chunks": window_chunks, "steps": window_chunks}
+        graph[find(graph, "PAVDM_ProgressiveSampler")]["inputs"].update(settings)
+        latents_of(server, patched(graph, {"class_type": "Probe_Model", "inputs": {"name": name, "memory": True}}))
+        for line in server.noted(f"{name}-memory"):
+            batch, length, memory = line.split()
+            needed[int(batch), int(length)] = float(memory)
+    (longest,) = {length for _, length in needed if length > 35}
+    shorter = [(key, memory) for key, memory in needed.items() if key[1] < longest]
+    assert shorter
+    for batch, memory in [(key[0], memory) for key, memory in needed.items() if key[1] == longest]:
+        for (other, length), less in shorter:
+            assert memory / less == pytest.approx(batch * longest / (other * length))
+
+
+def test_loading_a_vae_logs_no_line_that_reads_like_a_failure(
+    server: Any, workflow: Any, find: Any, base: Path
+) -> None:
+    name = uuid4().hex  # one that the host has not loaded yet
+    shutil.copytree(base / "models" / "vae" / "tiny", base / "models" / "vae" / name)
+    graph = workflow("text_to_long_video", new_seconds=0.7)
+    graph[find(graph, "PAVDM_LoadVAE")]["inputs"]["vae_name"] = f"{name}/model.safetensors"
+    graph[find(graph, "PAVDM_DecodeToVideo")]["inputs"]["latent"] = [find(graph, "PAVDM_EmptyVideo"), 0]
+    before = server.log.read_text()
+    server.run(graph)
+    since = server.log.read_text()[len(before) :]
+    assert "No VAE weights" not in since

@@ -54,6 +54,7 @@ def small(graph: Any) -> Any:
         "seconds": CHUNK_SECONDS,
         "steps": 6,
         "window_chunks": 3,
+        "autosave": f"kept/{uuid.uuid4().hex}",
     }
     for node in graph.values():
         if node["class_type"] == "CLIPLoader":  # the stock loader knows the published size only
