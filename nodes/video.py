@@ -115,8 +115,8 @@ class DecodeToVideo(io.ComfyNode):
                     min=0.0,
                     max=63.0,
                     step=1.0,
-                    tooltip="Constant rate factor; smaller is better, and larger files. With h264 and hevc (0 to 51) 17 "
-                    "is hard to tell from the original and 28 is small, with vp9 (0 to 63) 20 and 40.",
+                    tooltip="Constant rate factor: a smaller one looks better and makes a larger file. h264 and hevc "
+                    "(0 to 51): 17 is hard to tell from the original, 28 is small. vp9 (0 to 63): 20 and 40.",
                 ),
                 io.Combo.Input(
                     "codec",

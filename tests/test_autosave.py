@@ -145,4 +145,3 @@ def test_no_name_keeps_nothing_and_work_that_cannot_be_told_apart_is_not_resumed
     assert module.autosave_of("", "work") is None
     assert module.autosave_of("kept/a", deep) is None
     assert "no state is kept" in caplog.text
-

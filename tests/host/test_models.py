@@ -145,6 +145,61 @@ def test_smaller_weights_give_nearly_the_same_latents(
     assert (less - full).std() < 0.25 * full.std()
 
 
+def test_scaled_fp8_gives_what_the_weights_multiplied_out_give(
+    server: Any, workflow: Any, find: Any, latents_of: Any, base: Path
+) -> None:
+    folder = base / "models" / "diffusion_models"
+    plain = load_file(folder / "tiny" / "model.safetensors")
+    scaled, multiplied = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}, {}
+    for key, tensor in plain.items():
+        scaled[key] = multiplied[key] = tensor
+        if key.endswith(("fc1.weight", "qkv.weight")):
+            scale = tensor.abs().max() / 448
+            scaled[key] = (tensor / scale).to(torch.float8_e4m3fn)
+            scaled[key.replace(".weight", ".scale_weight")] = scale
+            multiplied[key] = (scaled[key].float() * scale).to(torch.bfloat16)
+    made = []
+    for name, tensors in (("scaled", scaled), ("multiplied", multiplied)):
+        save_file(tensors, folder / f"{name}.safetensors")
+        graph = workflow("text_to_long_video", new_seconds=0.7)
+        graph[find(graph, "PAVDM_LoadModel")]["inputs"]["model_name"] = f"{name}.safetensors"
+        made.append(latents_of(server, graph))
+    assert torch.equal(*made)
+
+
+@pytest.fixture(scope="module")
+def encoders(base: Path) -> None:
+    """Text encoders of the published vocabulary and of one of their own, with and without tokenizers beside them."""
+    root = base / "models" / "text_encoders"
+    tiny = load_file(root / "tiny" / "model.safetensors")
+    width = tiny["shared.weight"].shape[1]
+    draw = torch.Generator().manual_seed(0)
+    usual = {**tiny, "shared.weight": torch.randn(32128, width, generator=draw)}
+    usual.pop("encoder.embed_tokens.weight", None)
+    for folder in ("alone", "among_others", "json_alone", "no_tokenizer"):
+        (root / folder).mkdir()
+    for folder in ("alone", "among_others"):
+        save_file(usual, root / folder / "usual.safetensors")
+    shutil.copy(root / "tiny" / "tokenizer.json", root / "among_others")
+    for folder in ("json_alone", "no_tokenizer"):
+        shutil.copy(root / "tiny" / "model.safetensors", root / folder)
+    shutil.copy(root / "tiny" / "tokenizer.json", root / "json_alone")
+
+
+def test_a_text_encoder_reads_its_own_tokenizer_and_no_other(
+    encoders: None, server: Any, workflow: Any, find: Any, latents_of: Any
+) -> None:
+    def made(name: str) -> Tensor:
+        graph = workflow("text_to_long_video", new_seconds=0.7)
+        graph[find(graph, "PAVDM_LoadTextEncoder")]["inputs"]["text_encoder_name"] = name
+        return latents_of(server, graph)
+
+    assert torch.equal(made("among_others/usual.safetensors"), made("alone/usual.safetensors"))
+    assert torch.equal(made("json_alone/model.safetensors"), made("tiny/model.safetensors"))
+    with pytest.raises(Exception, match="needs its tokenizer"):
+        made("no_tokenizer/model.safetensors")
+
+
 def test_replacement_sampler_equals_the_library(
     server: Any, workflow: Any, find: Any, models: Path, latents_of: Any
 ) -> None:
