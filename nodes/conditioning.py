@@ -190,7 +190,7 @@ class Layout:
         """How many at the beginning of samples (1, C, T, h, w) are the clip's as they were: samplers re-make its end
         where their window does not grow, or has no clean chunk in front.
         """
-        if self.clip is None:
+        if self.clip is None or self.clip.shape[3:] != samples.shape[3:]:  # scaled to another size since
             return 0
         theirs = self.clip.to(samples)
         close = torch.isclose(samples[:, :, : theirs.shape[2]], theirs, rtol=ROUNDING, atol=ROUNDING)
