@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +32,7 @@ PAD = 0
 MAX_TOKENS = 300  # what the published models were trained with, the end-of-text token included
 CUSTOM = "custom"
 LAYOUT = "pavdm_layout"
+ROUNDING = 1e-3  # between latents that are the same: a host may keep them in 16 bits
 
 
 def latent_seconds(latents: int, fps: float) -> float:
@@ -172,18 +174,34 @@ def fitted(images: Tensor, size: tuple[int, int]) -> Tensor:
     return scaled[:, : height // SPATIAL_FACTOR * SPATIAL_FACTOR, : width // SPATIAL_FACTOR * SPATIAL_FACTOR]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """What a LATENT of this pack says of its video, under LAYOUT: Decode to Video needs it, all others carry it along.
 
-    It holds while there are `latents` of them. frames: those that were asked for. clip_latents: how many at the
-    beginning are the end of a clip, the first kept_latents of them unchanged.
+    It holds while there are `latents` of them. frames: those that were asked for. clip: the latents (1, C, T, h, w) at
+    the beginning as the end of a clip was encoded to them, None where they are of no clip or of its start.
     """
 
     latents: int
     frames: int
-    clip_latents: int = 0
-    kept_latents: int = 0
+    clip: Tensor | None = None
+
+    def kept_latents(self, samples: Tensor) -> int:
+        """How many at the beginning of samples (1, C, T, h, w) are the clip's as they were: samplers re-make its end
+        where their window does not grow, or has no clean chunk in front.
+        """
+        if self.clip is None or self.clip.shape[3:] != samples.shape[3:]:  # scaled to another size since
+            return 0
+        theirs = self.clip.to(samples)
+        close = torch.isclose(samples[:, :, : theirs.shape[2]], theirs, rtol=ROUNDING, atol=ROUNDING)
+        same = close.transpose(0, 2).flatten(1).all(dim=1)
+        return int(same.int().cumprod(dim=0).sum())
+
+
+def layout_of(latent: Mapping[str, Any]) -> Layout | None:
+    """The Layout of a LATENT; None if there is none, or it was cut or joined to others since."""
+    layout: Layout | None = latent.get(LAYOUT)
+    return layout if layout is not None and layout.latents == latent["samples"].shape[2] else None
 
 
 def with_new_latents(known: Tensor, new_seconds: float, fps: float) -> dict[str, Any]:
@@ -193,7 +211,7 @@ def with_new_latents(known: Tensor, new_seconds: float, fps: float) -> dict[str,
     mask = torch.cat([torch.zeros_like(known[:, :1]), torch.ones_like(new[:, :1])], dim=2)
     samples = torch.cat([known, new], dim=2)
     length = known.shape[2]
-    layout = Layout(samples.shape[2], length // PIECE_LATENTS * PIECE_FRAMES + frames, length, length)
+    layout = Layout(samples.shape[2], length // PIECE_LATENTS * PIECE_FRAMES + frames, known if length else None)
     return {"samples": samples, "noise_mask": mask, LAYOUT: layout}
 
 
@@ -281,10 +299,10 @@ class EncodeClip(io.ComfyNode):
             )
         used = images[order[-needed:] if condition == "last" else order[:needed], ..., :3]
         encoded = fitted(used, video_size(resolution, aspect, width, height))
-        latents = vae.encode(encoded) if posterior == "mode" else vae.encode_sample(encoded, posterior_seed)
+        latents = vae.encode_with_bar(encoded, None if posterior == "mode" else posterior_seed)
         video = with_new_latents(latents, new_seconds, fps)
         if condition == "first":
-            video[LAYOUT] = replace(video[LAYOUT], clip_latents=0, kept_latents=0)
+            video[LAYOUT] = replace(video[LAYOUT], clip=None)
         return io.NodeOutput(video)
 
 

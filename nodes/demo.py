@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from pavdm.training.world import render
+from pavdm.training.world import check_clip, draw, make_scene
 
-from .host import schema
+from .host import check_interrupted, schema
+
+FRAMES_AT_ONCE = 32
 
 
 class DemoClip(io.ComfyNode):
@@ -60,5 +63,14 @@ class DemoClip(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed: int, seconds: float, width: int, height: int, fps: float) -> io.NodeOutput:
-        frames, caption, _ = render(seed, max(1, round(seconds * fps)), (height, width), fps)
-        return io.NodeOutput(torch.from_numpy(frames).float().div_(255), caption, fps)
+        num_frames, size = max(1, round(seconds * fps)), (height, width)
+        check_clip(num_frames, size, fps)
+        scene = make_scene(seed, width / height)
+        progress = comfy.utils.ProgressBar(num_frames)
+        images = torch.empty(num_frames, height, width, 3)
+        for start in range(0, num_frames, FRAMES_AT_ONCE):
+            check_interrupted()
+            part = images[start : start + FRAMES_AT_ONCE]
+            part.copy_(torch.from_numpy(draw(scene, len(part), size, fps, start))).div_(255)
+            progress.update(len(part))
+        return io.NodeOutput(images, scene.caption, fps)

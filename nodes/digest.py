@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class _Digest:
     def __init__(self) -> None:
         self.state = hashlib.sha256()
         self._open: set[int] = set()  # objects on the way to the one at hand: some hold each other
+        self._seen: dict[int, tuple[int, Any]] = {}  # what was added and when: many hold the same ones
 
     def add(self, value: Any) -> None:
         if value is None or isinstance(value, (str, int, float, complex, bytes, torch.dtype, torch.device)):
@@ -61,7 +62,7 @@ class _Digest:
             self._note(f"{value.__module__}.{value.__qualname__}")
             self.add(value.__code__)
             self.add((value.__defaults__, value.__kwdefaults__))
-            self.add([cell.cell_contents for cell in value.__closure__ or ()])
+            self.add([_contents(cell) for cell in value.__closure__ or ()])
         elif isinstance(value, CodeType):
             self.state.update(value.co_code)
             self.add((value.co_names, [const for const in value.co_consts if not isinstance(const, frozenset)]))
@@ -70,10 +71,21 @@ class _Digest:
             self.add(value.__self__)
         elif isinstance(value, (type, BuiltinFunctionType)):
             self._note(f"{value.__module__}.{value.__qualname__};")
+        elif id(value) in self._seen:
+            self._note(f"number {self._seen[id(value)][0]};")
         else:
+            self._seen[id(value)] = (len(self._seen), value)
             self._note(f"{type(value).__module__}.{type(value).__qualname__};")
             if not isinstance(value, torch.nn.Module) and not hasattr(value, "model_options"):  # nor what wraps one
                 self.add(getattr(value, "__dict__", None))
 
     def _note(self, text: str) -> None:
         self.state.update(text.encode())
+
+
+def _contents(cell: CellType) -> Any:
+    """What a function closes over; nothing where that has not been set yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None

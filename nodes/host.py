@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.model_management
@@ -52,3 +55,18 @@ def call_if_there(function: Callable[..., Any] | None, *arguments: Any) -> None:
     """Call what only newer hosts have."""
     if function is not None:
         function(*arguments)
+
+
+@contextmanager
+def without_line(text: str) -> Iterator[None]:
+    """While it is open, what this thread logs with `text` in it to the root logger, as the host does, is left out."""
+    root, thread = logging.getLogger(), threading.get_ident()
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return record.thread != thread or text not in record.getMessage()
+
+    root.addFilter(wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(wanted)

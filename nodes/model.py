@@ -8,6 +8,7 @@ built.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from .vae import require_open_sora
 
 logger = logging.getLogger(__name__)
 
+TEXTS = "texts"  # the conditioning that every call has
 SMALL_SLICES = 2**25  # bytes of temporaries in a layer once memory was short
 WEIGHT_DTYPES = {
     "default": None,
@@ -132,7 +134,7 @@ class PAVDM(comfy.model_base.BaseModel):
             done = []
             for i in range(len(x)):
                 own = options if clock is None else {**options, CLOCK: clock.of_item(i)}
-                conds = {name: value[i : i + 1] if name == "texts" else value for name, value in kwargs.items()}
+                conds = {name: value[i : i + 1] if name == TEXTS else value for name, value in kwargs.items()}
                 done.append(self._apply_at_once(x[i : i + 1], t[i : i + 1], own, **conds))
             return torch.cat(done)
         finally:
@@ -152,13 +154,26 @@ class PAVDM(comfy.model_base.BaseModel):
         role = kwargs.get("pavdm_role", "own")
         fps = float(kwargs.get("frame_rate", DEFAULT_FPS))
         texts = [Text(embedding, role) for embedding in embeddings]
-        return {"texts": CONDTexts(texts), "fps": comfy.conds.CONDConstant(fps)}
+        return {TEXTS: CONDTexts(texts), "fps": comfy.conds.CONDConstant(fps)}
 
-    def memory_required(self, input_shape: Any, *args: Any, **kwargs: Any) -> float:
-        """However long the video, the network sees a window of it."""
-        shape = list(input_shape)
-        shape[2] = min(shape[2], Schedule().window_latents)
-        return super().memory_required(shape, *args, **kwargs)
+    def memory_required(self, input_shape: Any, cond_shapes: Any = None) -> float:
+        """Of one call. Before sampling the host asks with the whole video, of which the network sees a window: taken as
+        the default one, as the sampler is not known yet (see `make_room`). Asked for a call, it has its conditionings.
+        """
+        shape, conds = list(input_shape), cond_shapes or {}
+        if TEXTS not in conds:
+            shape[2] = min(shape[2], Schedule().window_latents)
+        return super().memory_required(shape, conds)
+
+
+def make_room(patcher: Any, shape: Sequence[int]) -> None:
+    """Let the host free memory for calls with windows of `shape` (B, C, T, h, w), where it reckoned with smaller ones.
+
+    patcher: of a PAVDM, loaded. As the host does it, for two conditionings at a time.
+    """
+    if shape[2] > Schedule().window_latents:
+        both = [2 * shape[0], *shape[1:]]
+        mm.load_models_gpu([patcher], memory_required=patcher.model.memory_required(both, {TEXTS: []}))
 
 
 class Config(comfy.supported_models_base.BASE):

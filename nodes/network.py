@@ -31,13 +31,15 @@ DEFAULT_FPS = 24.0
 class FrameClock:
     """What one call of the model needs to know of the window.
 
-    timesteps: (B, T), 0 clean to 1000 noise. texts: B tuples of T names. embeddings: name -> (tokens, width).
+    timesteps: (B, T), 0 clean to 1000 noise. texts: B tuples of T names. embeddings: name -> (tokens, width). fps: the
+    video's frames per second, for every conditioning, whatever it says itself.
     frame_mask: (B, T) bool, False for frames that Open-Sora's own conditioning keeps.
     """
 
     timesteps: Tensor
     texts: Texts
     embeddings: Mapping[str, Tensor]
+    fps: float
     frame_mask: Tensor | None = None
 
     def sigmas(self, batch: int) -> Tensor:
@@ -144,7 +146,7 @@ class HostSTDiT3(STDiT3):
         batch, channels, length, height, width = x.shape
         frame_mask = None
         if clock is not None:
-            timestep = _repeated(clock.timesteps, batch)
+            timestep, fps = _repeated(clock.timesteps, batch), clock.fps
             frame_mask = None if clock.frame_mask is None else _repeated(clock.frame_mask, batch)
         embeddings: dict[tuple[bool, int], Tensor] = {}
         rows = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import comfy.utils
 import numpy as np
 import torch
 from comfy_api.input_impl import VideoFromFile
@@ -16,6 +17,7 @@ from pavdm.errors import InputError
 from pavdm.evaluation.curves import describe_latents, describe_video, draw_latents, draw_video
 from pavdm.evaluation.latents import latent_statistics
 from pavdm.evaluation.measurement import measure
+from pavdm.video_reader import probe
 
 from .host import check_interrupted, schema
 
@@ -80,32 +82,40 @@ class DriftReport(io.ComfyNode):
                 raise InputError("there is nothing to measure: connect images, a video or a latent")
             statistics = latent_statistics(latents)
             return io.NodeOutput(_image(draw_latents(statistics)), describe_latents(statistics))
-        frames, rate = (_one_by_one(images), fps) if images is not None else _frames_of(video)
+        frames, rate, length = (_one_by_one(images), fps, len(images)) if images is not None else _frames_of(video)
+        progress = comfy.utils.ProgressBar(length)
+
+        def on_frame(number: int) -> None:
+            check_interrupted()
+            progress.update_absolute(number)
+
         found = measure(
             frames,
             fps=rate,
             chunk_frames=chunk_frames or None,
             clip_frames=None if clip_frames < 0 else clip_frames,
             latents=latents,
+            on_frame=on_frame,
         )
         return io.NodeOutput(_image(draw_video(found)), describe_video(found))
 
 
-def _frames_of(video: Any) -> tuple[str | Iterator[NDArray[np.uint8]], float | None]:
-    """The path of a video that is a whole file, to be read frame by frame; else its frames and their rate."""
+def _frames_of(video: Any) -> tuple[str | Iterator[NDArray[np.uint8]], float | None, int]:
+    """The path of a video that is a whole file, to be read frame by frame; else its frames and their rate. And how
+    many frames there are.
+    """
     trimmed = getattr(video, "get_active_trim_window", lambda: (0.0, 0.0))() != (0.0, 0.0)
     if isinstance(video, VideoFromFile) and not trimmed:
         source = video.get_stream_source()
         if isinstance(source, str):
-            return source, None
+            return source, None, probe(source).num_frames
     components = video.get_components()
-    return _one_by_one(components.images), float(components.frame_rate)
+    return _one_by_one(components.images), float(components.frame_rate), len(components.images)
 
 
 def _one_by_one(images: Tensor) -> Iterator[NDArray[np.uint8]]:
-    """(F, H, W, C) in 0..1 -> uint8 frames, one at a time; the Cancel button works in between."""
+    """(F, H, W, C) in 0..1 -> uint8 frames, one at a time."""
     for image in images:
-        check_interrupted()
         yield (image[..., :3] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 

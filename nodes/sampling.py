@@ -22,9 +22,10 @@ from pavdm.sampling.state import PromptSwitch, WindowState
 from pavdm.sampling.video_state import VideoState
 from pavdm.schedule_plot import draw
 
-from .autosave import Autosave, work_of
+from .autosave import DEFAULT, KEPT_WORKS, autosave_of, work_of
 from .conditioning import latent_seconds
 from .host import schema
+from .model import make_room
 from .velocity import GuiderVelocity, Prompt, prompt_of, require_model
 
 
@@ -83,10 +84,10 @@ def schedule_inputs() -> list[Any]:
 def autosave_input() -> Any:
     return io.String.Input(
         "autosave",
-        default="",
-        tooltip="Folder and name in the output folder, such as pavdm/autosave: the state is kept there after every "
-        "chunk (beyond 32 chunks: after every 3 % more), and the same work queued again after Cancel or a crash goes "
-        "on from it. Empty keeps nothing. The newest file stays; delete it, or change the name, to begin anew.",
+        default=DEFAULT,
+        tooltip="Folder and name in the output folder: the state is kept there after every chunk (beyond 32 chunks: "
+        "after every 3 % more), and the same work queued again after Cancel or a crash goes on from it. Files of the "
+        f"last {KEPT_WORKS} runs that differ stay. Delete them to make the same video anew. Empty keeps nothing.",
         optional=True,
     )
 
@@ -143,6 +144,11 @@ class WholeVideoSampler(comfy.samplers.Sampler, ABC):
 
     steps: int
 
+    @property
+    @abstractmethod
+    def num_window_latents(self) -> int:
+        """The most latents that the network sees at once."""
+
     @abstractmethod
     def make(self, job: Job) -> Tensor:
         """The whole video's latents, (B, C, T, H, W)."""
@@ -166,6 +172,7 @@ class WholeVideoSampler(comfy.samplers.Sampler, ABC):
                 f"{len(sigmas)} others: connect its sigmas output"
             )
         require_model(model_wrap.inner_model, noise)
+        make_room(model_wrap.model_patcher, (*noise.shape[:2], self.num_window_latents, *noise.shape[3:]))
         num_known = 0 if denoise_mask is None else num_known_latents(denoise_mask)
         if num_known == noise.shape[2]:
             raise InputError(
@@ -173,7 +180,7 @@ class WholeVideoSampler(comfy.samplers.Sampler, ABC):
                 "Empty Video"
             )
         prompt = prompt_of(model_wrap)
-        velocity = GuiderVelocity(model_wrap, extra_args, prompt.embeddings)
+        velocity = GuiderVelocity(model_wrap, extra_args, prompt.embeddings, prompt.fps)
         calls = [0, 1]
 
         def progress(call: int, num_calls: int, front_latents: int) -> None:
@@ -201,6 +208,10 @@ class ProgressiveSampler(WholeVideoSampler):
         self.prompt_switch = prompt_switch
         self.autosave = autosave
 
+    @property
+    def num_window_latents(self) -> int:
+        return self.schedule.window_latents
+
     def schedule_for(self, latents: Tensor) -> Schedule:
         """The schedule with the timestep transform of latents (B, C, T, H, W)."""
         if not self.timestep_transform:
@@ -212,21 +223,20 @@ class ProgressiveSampler(WholeVideoSampler):
         schedule = self.schedule_for(job.noise)
         n = schedule.chunk_latents
         begun = on_chunk = None
-        if self.autosave:
-            kept = Autosave(
-                self.autosave, work_of(job.guider), schedule, self.prompt_switch, job.latents, job.num_known, job.noise
-            )
+        work = (work_of(job.guider), schedule, self.prompt_switch, job.latents, job.num_known, job.noise)
+        if (kept := autosave_of(self.autosave, *work)) is not None:
             if (last := kept.last()) is not None and last.window is not None:
                 begun = last.window, last.finished
 
-            def on_chunk(window: WindowState, finished: Tensor) -> None:
-                known = job.latents[:, :, : job.num_known].cpu()
-                embeddings = {text: embedding.cpu() for text, embedding in job.prompt.embeddings.items()}
-                kept.keep(
-                    VideoState(
-                        schedule, known, job.seeds[0], self.prompt_switch, window.to("cpu"), finished.cpu(), embeddings
-                    )
-                )
+            def on_chunk(num_latents: int, done: Callable[[], tuple[WindowState, Tensor]]) -> None:
+                def video() -> VideoState:
+                    window, finished = done()
+                    known = job.latents[:, :, : job.num_known].cpu()
+                    embeddings = {text: embedding.cpu() for text, embedding in job.prompt.embeddings.items()}
+                    window, finished = window.to("cpu"), finished.cpu()
+                    return VideoState(schedule, known, job.seeds[0], self.prompt_switch, window, finished, embeddings)
+
+                kept.keep(num_latents, video)
 
         return fill(
             schedule,
@@ -251,6 +261,10 @@ class ReplacementSampler(WholeVideoSampler):
         self.loop = loop
         self.steps = loop.steps
         self.timestep_transform = timestep_transform
+
+    @property
+    def num_window_latents(self) -> int:
+        return self.loop.clip_latents
 
     def make(self, job: Job) -> Tensor:
         shift = timestep_shift(*job.size, self.loop.clip_latents) if self.timestep_transform else None
@@ -305,7 +319,7 @@ class ProgressiveSamplerNode(io.ComfyNode):
         variable_length: bool,
         timestep_transform: bool,
         prompt_switch: PromptSwitch,
-        autosave: str = "",
+        autosave: str = DEFAULT,
     ) -> io.NodeOutput:
         schedule = Schedule(window_chunks, chunk_latents, steps, overlap, variable_length)
         sampler = ProgressiveSampler(schedule, timestep_transform, prompt_switch, autosave.strip())

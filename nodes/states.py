@@ -23,9 +23,10 @@ from pavdm.models.vae import pixel_frames
 from pavdm.sampling.progressive import Progress
 from pavdm.sampling.video_state import VideoState, begin, extend, load_video_state, prompted, save_video_state
 
-from .autosave import Autosave, next_file, saved_files, work_of
-from .conditioning import LAYOUT, Layout, latent_seconds
+from .autosave import DEFAULT, autosave_of, next_file, saved_files, work_of
+from .conditioning import LAYOUT, Layout, latent_seconds, layout_of
 from .host import schema
+from .model import make_room
 from .sampling import autosave_input, num_known_latents, require_progressive
 from .velocity import GuiderVelocity, prompt_of, require_model
 
@@ -35,13 +36,14 @@ State = io.Custom("PAVDM_STATE")
 class StepSampler(comfy.samplers.Sampler):
     """Takes a video some chunks further inside the host's guider.
 
-    seconds: of new video, or None to end it. autosave: prefix of the states kept meanwhile, "" keeps none.
+    length: of new video, seconds (float) or chunks (int); None to end it. prefix: of the states kept meanwhile, ""
+    keeps none.
     """
 
-    def __init__(self, video: VideoState, seconds: float | None, autosave: str) -> None:
+    def __init__(self, video: VideoState, length: float | int | None, prefix: str) -> None:
         self.video = video
-        self.seconds = seconds
-        self.autosave = autosave
+        self.length = length
+        self.prefix = prefix
 
     def sample(
         self,
@@ -54,23 +56,25 @@ class StepSampler(comfy.samplers.Sampler):
         denoise_mask: Tensor | None = None,
         disable_pbar: bool = False,
     ) -> Tensor:
+        make_room(model_wrap.model_patcher, noise.shape)
         prompt = prompt_of(model_wrap)
         schedule = self.video.schedule
         chunk_seconds = latent_seconds(schedule.chunk_latents, prompt.fps)
         video = prompted(self.video, prompt.schedule, prompt.embeddings, chunk_seconds)
         assert video.window is not None
         first_call = video.window.call
-        last_chunk = None
-        if self.seconds is not None:
-            latents = math.ceil(round(self.seconds * prompt.fps) * PIECE_LATENTS / PIECE_FRAMES)
-            last_chunk = num_made(video) + math.ceil(latents / schedule.chunk_latents)
-        kept = None
-        if self.autosave:
-            kept = Autosave(self.autosave, work_of(model_wrap), self.video, self.seconds is None)
-            last = kept.last()
-            if last is not None and last.window is not None and (last_chunk is None or num_made(last) <= last_chunk):
+        new_chunks = self.length
+        if isinstance(new_chunks, float):
+            latents = math.ceil(round(new_chunks * prompt.fps) * PIECE_LATENTS / PIECE_FRAMES)
+            new_chunks = math.ceil(latents / schedule.chunk_latents)
+        last_chunk = None if new_chunks is None else num_made(video) + new_chunks
+        kept = autosave_of(self.prefix, work_of(model_wrap), self.video, self.length is None)
+        if kept is not None:
+            longest = None if last_chunk is None else last_chunk - video.window.first_chunk
+            last = kept.last(None if longest is None else longest * schedule.chunk_latents)
+            if last is not None and last.window is not None:
                 video = last
-        velocity = GuiderVelocity(model_wrap, extra_args, video.embeddings)
+        velocity = GuiderVelocity(model_wrap, extra_args, video.embeddings, prompt.fps)
 
         def progress(done: Progress) -> None:
             if velocity.denoised is not None and done.calls is not None:
@@ -97,7 +101,7 @@ def num_made(video: VideoState) -> int:
     return 0 if video.window is None else max(0, video.window.next_chunk)
 
 
-def advance(guider: Any, video: VideoState, seconds: float | None, autosave: str = "") -> VideoState:
+def advance(guider: Any, video: VideoState, length: float | int | None, prefix: str) -> VideoState:
     """`video` taken further by the host's guider (its model loaded, patched and watched for Cancel by the host)."""
     model = guider.model_patcher.model
     if video.window is None and not video.clip.shape[2]:  # from text: as Empty Video made it, without a model
@@ -106,7 +110,7 @@ def advance(guider: Any, video: VideoState, seconds: float | None, autosave: str
         video = replace(video, clip=video.clip.new_zeros(shape), finished=video.finished.new_zeros(shape))
     require_model(model, video.clip)
     window = torch.zeros(*video.clip.shape[:2], video.schedule.window_latents, *video.clip.shape[3:])
-    sampler = StepSampler(video, seconds, autosave)
+    sampler = StepSampler(video, length, prefix)
     callback = latent_preview.prepare_callback(guider.model_patcher, 1)
     guider.sample(window, window, sampler, torch.tensor([1.0, 0.0]), callback=callback, seed=video.seed)
     return sampler.video
@@ -143,8 +147,10 @@ class Start(io.ComfyNode):
         require_progressive(sampler)
         samples, mask = latent["samples"], latent.get("noise_mask")
         known = samples.shape[2] if mask is None else num_known_latents(mask)
-        schedule = sampler.schedule_for(samples)
-        return io.NodeOutput(begin(schedule, samples[:, :, :known], noise_seed, sampler.prompt_switch))
+        schedule, layout = sampler.schedule_for(samples), layout_of(latent)
+        video = begin(schedule, samples[:, :, :known], noise_seed, sampler.prompt_switch)
+        of_its_end = layout is not None and layout.clip is not None and layout.clip.shape[2] == known
+        return io.NodeOutput(replace(video, from_clip_end=of_its_end))
 
 
 class Extend(io.ComfyNode):
@@ -164,7 +170,15 @@ class Extend(io.ComfyNode):
                     min=0.1,
                     max=86400.0,
                     step=0.1,
-                    tooltip="New video to finish, in seconds, rounded up to whole chunks.",
+                    tooltip="New video to finish, in seconds, rounded up to whole chunks. Not used if chunks is set.",
+                ),
+                io.Int.Input(
+                    "chunks",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="New video to finish, in chunks (of 17 frames, with 5 latents a chunk). 0: by seconds.",
+                    optional=True,
                 ),
                 autosave_input(),
             ],
@@ -175,8 +189,10 @@ class Extend(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, guider: Any, state: VideoState, seconds: float, autosave: str = "") -> io.NodeOutput:
-        after = advance(guider, state, seconds, autosave.strip())
+    def execute(
+        cls, guider: Any, state: VideoState, seconds: float, chunks: int = 0, autosave: str = DEFAULT
+    ) -> io.NodeOutput:
+        after = advance(guider, state, chunks or float(seconds), autosave.strip())
         return io.NodeOutput(after, {"samples": after.finished[:, :, state.finished.shape[2] :]})
 
 
@@ -199,13 +215,13 @@ class Finish(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, state: VideoState, guider: Any = None, autosave: str = "") -> io.NodeOutput:
+    def execute(cls, state: VideoState, guider: Any = None, autosave: str = DEFAULT) -> io.NodeOutput:
         if guider is not None:
             state = advance(guider, state, None, autosave.strip())
-        samples, clip = state.latents, state.clip.shape[2]
-        kept = samples.shape[2] - state.finished.shape[2]
+        samples = state.latents
+        clip = state.clip if state.from_clip_end else None
         return io.NodeOutput(
-            {"samples": samples, LAYOUT: Layout(samples.shape[2], pixel_frames(samples.shape[2]), clip, kept)}
+            {"samples": samples, LAYOUT: Layout(samples.shape[2], pixel_frames(samples.shape[2]), clip)}
         )
 
 

@@ -6,6 +6,7 @@ published, in a folder with its tokenizer.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +22,14 @@ from comfy_api.latest import io
 
 from pavdm.errors import InputError
 from pavdm.models.t5_config import T5Shape, read_t5
+from pavdm.models.text_encoder import TOKENIZER_FILES, read_tokenizer
 
 from .host import model_file, schema
 
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+logger = logging.getLogger(__name__)
+
 T5_VOCABULARY = 32128
+PADDING = 128  # vocabularies are rounded up to a multiple of it
 NAME = "t5xxl"  # under which the host's own T5 encoders keep their tokens, whatever their size
 
 
@@ -66,12 +70,12 @@ class T5TextModel(comfy.sd1_clip.SD1ClipModel):
 class T5Tokenizer(comfy.sd1_clip.SDTokenizer):
     """Unpadded tokens: STDiT3 reads the real ones only."""
 
-    def __init__(self, folder: Path, d_model: int, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-        from transformers import AutoTokenizer
-
+    def __init__(
+        self, tokenizer: Any, d_model: int, embedding_directory: Any = None, tokenizer_data: Any = None
+    ) -> None:
         super().__init__(
-            str(folder),
-            tokenizer_class=AutoTokenizer,
+            "",  # nothing is read: it is there
+            tokenizer_class=SimpleNamespace(from_pretrained=lambda _: tokenizer),
             embedding_directory=embedding_directory,
             embedding_size=d_model,
             embedding_key=NAME,
@@ -85,34 +89,48 @@ class T5Tokenizer(comfy.sd1_clip.SDTokenizer):
 
 
 class T5TextTokenizer(comfy.sd1_clip.SD1Tokenizer):
-    def __init__(self, folder: Path, d_model: int, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
+    def __init__(
+        self, tokenizer: Any, d_model: int, embedding_directory: Any = None, tokenizer_data: Any = None
+    ) -> None:
         super().__init__(
             embedding_directory=embedding_directory,
             tokenizer_data=tokenizer_data or {},
             clip_name=NAME,
-            tokenizer=partial(T5Tokenizer, folder, d_model),
+            tokenizer=partial(T5Tokenizer, tokenizer, d_model),
         )
+
+
+def tokenizer_of(path: Path, vocab_size: int) -> Any:
+    """The tokenizer in the folder of the T5 in `path` if it has the vocabulary of that, else the host's own, which is
+    every published T5's: several encoders may lie in one folder.
+
+    Raises InputError if neither fits.
+    """
+    folder = path.parent
+    if any((folder / name).is_file() for name in TOKENIZER_FILES):
+        tokenizer = read_tokenizer(folder)
+        if 0 <= vocab_size - len(tokenizer) < PADDING:
+            return tokenizer
+        logger.info("the tokenizer in %s has %d tokens: not that of %s", folder, len(tokenizer), path.name)
+    if vocab_size != T5_VOCABULARY:
+        raise InputError(
+            f"{path} has a vocabulary of its own ({vocab_size} tokens), so it needs its tokenizer: put both into a "
+            f"folder of their own, with its {' or '.join(TOKENIZER_FILES)}"
+        )
+    return read_tokenizer(Path(comfy.text_encoders.sd3_clip.__file__).parent / "t5_tokenizer")
 
 
 def load_text_encoder(path: str) -> Any:
     """The host's CLIP around the T5 in `path`, a file or one shard of a set.
 
-    The tokenizer is the one in the file's folder, else the host's own, which is every published T5's.
-    Raises InputError for a file that is no T5 encoder, or has a vocabulary of its own and no tokenizer beside it.
+    Raises InputError for a file that is no T5 encoder, or that has no tokenizer (see `tokenizer_of`).
     """
     shape, state = read_t5(path)
-    folder = Path(path).parent
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        folder = Path(comfy.text_encoders.sd3_clip.__file__).parent / "t5_tokenizer"
-        if shape.vocab_size != T5_VOCABULARY:
-            raise InputError(
-                f"{path} has a vocabulary of its own ({shape.vocab_size} tokens), so it needs its tokenizer: put "
-                f"{' or '.join(TOKENIZER_FILES)} into the same folder"
-            )
+    tokenizer = tokenizer_of(Path(path), shape.vocab_size)
     target = SimpleNamespace(
         params={},
         clip=partial(T5TextModel, shape),
-        tokenizer=partial(T5TextTokenizer, folder, shape.d_model),
+        tokenizer=partial(T5TextTokenizer, tokenizer, shape.d_model),
     )
     options = {"dtype": comfy.utils.weight_dtype(state)}
     clip = comfy.sd.CLIP(target, parameters=comfy.utils.calculate_parameters(state), model_options=options)

@@ -6,12 +6,14 @@ its temporal tiles would not fall on the pieces.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import comfy.model_management as mm
 import comfy.ops
 import comfy.sd
+import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
@@ -25,7 +27,7 @@ from pavdm.models.latent_preview import LatentPreview, colour_fields, fit_previe
 from pavdm.models.vae import Noise, VideoVAE, latent_frames, pixel_frames
 from pavdm.sampling.progressive import posterior_noise
 
-from .host import call_if_there, is_dynamic, make_patcher, model_file, schema
+from .host import call_if_there, check_interrupted, is_dynamic, make_patcher, model_file, schema, without_line
 
 NO_FILE = "none"
 PREVIEW_SIZE = (128, 128)
@@ -40,19 +42,34 @@ def to_unit_range(image: Tensor) -> Tensor:
 
 
 class HostVideoVAE(VideoVAE):
-    """The video VAE; while `noise` is set, `encode` draws from the posteriors with it instead of taking their modes."""
+    """The video VAE; while `noise` is set, `encode` draws from the posteriors with it instead of taking their modes.
+    The Cancel button works between its parts; on_images hears how many frames a part of `encode` had.
+    """
 
     noise: Noise | None = None
+    on_images: Callable[[int], None] | None = None
 
     def encode(self, pixels: Tensor, noise: Noise | None = None) -> Tensor:
         return super().encode(pixels, noise or self.noise)
+
+    def _encode_images(self, images: Tensor) -> Tensor:
+        check_interrupted()
+        moments = super()._encode_images(images)
+        if self.on_images is not None:
+            self.on_images(len(images))
+        return moments
+
+    def _decode_piece(self, piece: Tensor, num_frames: int) -> Tensor:
+        check_interrupted()
+        return super()._decode_piece(piece, num_frames)
 
 
 class OpenSoraVAE(comfy.sd.VAE):
     """The host's VAE with an Open-Sora VAE v1.2 in it. Raises InputError for a file that is no complete one."""
 
     def __init__(self, path: str, spatial_path: str | None = None, disable_dynamic: bool = False) -> None:
-        super().__init__(sd={})  # sets every attribute that this host version knows
+        with without_line("No VAE weights detected"):  # they are read below
+            super().__init__(sd={})  # sets every attribute that this host version knows
         self.path = Path(path)
         self.device = mm.vae_device()
         self.working_dtypes = [torch.bfloat16, torch.float32]
@@ -86,13 +103,15 @@ class OpenSoraVAE(comfy.sd.VAE):
         self.model_size()
         self.patcher.cached_patcher_init = (load_patcher, (path, spatial_path))
 
-    def encode_sample(self, images: Tensor, seed: int) -> Tensor:
-        """`encode`, drawn from the posteriors as the pavdm command does it, where `encode` takes their modes."""
-        self.first_stage_model.noise = posterior_noise(f"{seed}")
+    def encode_with_bar(self, images: Tensor, seed: int | None = None) -> Tensor:
+        """`encode` with a bar of its own. seed: draw from the posteriors, as the pavdm command does; None: modes."""
+        network = self.first_stage_model
+        network.on_images = comfy.utils.ProgressBar(len(images)).update
+        network.noise = None if seed is None else posterior_noise(f"{seed}")
         try:
             return self.encode(images)
         finally:
-            self.first_stage_model.noise = None
+            network.on_images = network.noise = None
 
     def latent_preview(self) -> LatentPreview:
         """How its latents look: what the config.json beside its file says, else fitted by encoding made-up frames."""

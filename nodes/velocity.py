@@ -73,18 +73,19 @@ class GuiderVelocity:
     a FrameClock. What comes back is the denoised window, x0 = x + sigma * velocity.
 
     guider, extra_args: as a host's sampler gets them, the model checked by `require_model`.
-    embeddings: of every text that can be asked for.
+    embeddings: of every text that can be asked for. fps: of the video.
     """
 
-    def __init__(self, guider: Any, extra_args: dict[str, Any], embeddings: Mapping[str, Tensor]) -> None:
+    def __init__(self, guider: Any, extra_args: dict[str, Any], embeddings: Mapping[str, Tensor], fps: float) -> None:
         self._guider = guider
         self._extra_args = extra_args
         self._embeddings = embeddings
+        self._fps = fps
         self.denoised: Tensor | None = None  # of the last call, noisy frames only: for previews
 
     def __call__(self, latents: Tensor, timesteps: Tensor, texts: Texts, frame_mask: Tensor | None = None) -> Tensor:
         check_interrupted()
-        clock = FrameClock(timesteps, texts, self._embeddings, frame_mask)
+        clock = FrameClock(timesteps, texts, self._embeddings, self._fps, frame_mask)
         sigmas = clock.sigmas(latents.shape[0])
         options: dict[str, Any] = self._extra_args["model_options"].setdefault("transformer_options", {})
         options[CLOCK] = clock

@@ -18,9 +18,10 @@ from torch import Tensor
 from pavdm.buckets import size_of_latents
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, resampled
 from pavdm.errors import InputError
+from pavdm.video_codecs import CODECS
 from pavdm.video_writer import VideoWriter
 
-from .conditioning import LAYOUT, Layout, fitted
+from .conditioning import Layout, fitted, layout_of
 from .host import check_interrupted, schema
 from .vae import require_open_sora
 
@@ -39,27 +40,31 @@ class OwnFrames:
 
 
 def decode_to_file(
-    vae: Any, latents: Tensor, path: Path, fps: float, crf: float, own: OwnFrames | None, num_frames: int | None
+    vae: Any, latents: Tensor, writer: VideoWriter, own: OwnFrames | None, num_frames: int | None
 ) -> None:
-    """Make an H.264 file of the clip's own frames, if any, and of latents (1, C, T, h, w) after them.
+    """Write the clip's own frames, if any, and latents (1, C, T, h, w) after them.
 
-    5 latents (17 frames) are decoded at a time; num_frames of theirs are written, all if None.
+    5 latents (17 frames) are decoded at a time; num_frames of theirs are written, all if None. Nothing is left of a
+    video that is not completed.
     """
     pieces = latents.split(PIECE_LATENTS, dim=2)
     num_own = 0 if own is None else math.ceil(len(own.places) / PIECE_FRAMES)
     progress = comfy.utils.ProgressBar(num_own + len(pieces))
-    size = tuple(n * vae.spacial_compression_decode() for n in latents.shape[-2:])
-    with VideoWriter(path, (size[0], size[1]), fps, crf=crf) as writer:
-        for images in own.pieces() if own is not None else ():
-            check_interrupted()
-            writer.write(to_uint8(images))
-            progress.update(1)
-        limit = None if num_frames is None else writer.num_frames + num_frames
-        for piece in pieces:
-            check_interrupted()
-            frames = to_uint8(vae.decode(piece)[0])
-            writer.write(frames if limit is None else frames[: limit - writer.num_frames])
-            progress.update(1)
+    try:
+        with writer:
+            for images in own.pieces() if own is not None else ():
+                check_interrupted()
+                writer.write(to_uint8(images))
+                progress.update(1)
+            limit = None if num_frames is None else writer.num_frames + num_frames
+            for piece in pieces:
+                check_interrupted()
+                frames = to_uint8(vae.decode(piece)[0])
+                writer.write(frames if limit is None else frames[: limit - writer.num_frames])
+                progress.update(1)
+    except BaseException:
+        writer.partial_path.unlink(missing_ok=True)
+        raise
 
 
 def to_uint8(images: Tensor) -> Any:
@@ -74,13 +79,13 @@ def own_frames(
 
     Raises InputError if the latents do not say which of them are the clip's.
     """
-    if layout is None or not layout.clip_latents:
+    if layout is None or layout.clip is None:
         raise InputError(
             "the latents do not say which of them are the end of a clip: connect latents that came from Encode Clip, "
             "whole, or nothing to the clip input"
         )
-    kept = layout.kept_latents // PIECE_LATENTS * PIECE_LATENTS
-    remade = math.ceil((layout.clip_latents - kept) / PIECE_LATENTS) * PIECE_FRAMES
+    kept = layout.kept_latents(latents) // PIECE_LATENTS * PIECE_LATENTS
+    remade = math.ceil((layout.clip.shape[2] - kept) / PIECE_LATENTS) * PIECE_FRAMES
     places = resampled(len(clip), clip_fps, fps)
     return OwnFrames(clip, places[: len(places) - remade], size_of_latents(*latents.shape[-2:])), kept
 
@@ -108,16 +113,25 @@ class DecodeToVideo(io.ComfyNode):
                     "crf",
                     default=17.0,
                     min=0.0,
-                    max=51.0,
+                    max=63.0,
                     step=1.0,
-                    tooltip="H.264 constant rate factor: 0 loses nothing, 17 is hard to tell from it, 28 is small.",
+                    tooltip="Constant rate factor: a smaller one looks better and makes a larger file. h264 and hevc "
+                    "(0 to 51): 17 is hard to tell from the original, 28 is small. vp9 (0 to 63): 20 and 40.",
+                ),
+                io.Combo.Input(
+                    "codec",
+                    options=list(CODECS),
+                    default="h264",
+                    tooltip="h264 plays everywhere and is the fastest; hevc and vp9 make smaller files, and not every "
+                    "browser shows hevc. Leave codec at auto in Save Video, which encodes anew otherwise.",
+                    optional=True,
                 ),
                 io.Image.Input(
                     "clip",
                     optional=True,
                     tooltip="The clip that the video goes on from, as Encode Clip got it: all of its frames go in as "
-                    "they are, in place of the latents that its end was encoded to. Leave it open for condition "
-                    "first, and where overlap is off in the sampler: the clip's end is made anew then.",
+                    "they are, in place of the latents that its end was encoded to. What the sampler made anew of it "
+                    "(with overlap or variable_length off) is shown as it was made. Leave it open for condition first.",
                 ),
                 io.Float.Input(
                     "clip_fps",
@@ -139,6 +153,7 @@ class DecodeToVideo(io.ComfyNode):
         latent: dict[str, Any],
         fps: float,
         crf: float,
+        codec: str = "h264",
         clip: Tensor | None = None,
         clip_fps: float = 24.0,
     ) -> io.NodeOutput:
@@ -149,14 +164,14 @@ class DecodeToVideo(io.ComfyNode):
                 f"expected the latents of one video (1, {vae.latent_channels}, T, h, w), got {tuple(latents.shape)}: "
                 "take one of a batch with Latent From Batch, and no latents of images"
             )
-        layout: Layout | None = latent.get(LAYOUT)
-        if layout is not None and layout.latents != latents.shape[2]:  # cut, or joined to others, since
-            layout = None
+        layout = layout_of(latent)
         own, kept = None, 0
         if clip is not None:
             own, kept = own_frames(clip, clip_fps, fps, layout, latents)
         num_frames = None if layout is None else layout.frames - kept // PIECE_LATENTS * PIECE_FRAMES
         folder, name, counter, _, _ = folder_paths.get_save_image_path("pavdm", folder_paths.get_temp_directory())
         path = Path(folder) / f"{name}_{counter:05}_.mp4"
-        decode_to_file(vae, latents[:, :, kept:], path, fps, crf, own, num_frames)
+        height, width = (n * vae.spacial_compression_decode() for n in latents.shape[-2:])
+        writer = VideoWriter(path, (height, width), fps, crf=crf, codec=codec)
+        decode_to_file(vae, latents[:, :, kept:], writer, own, num_frames)
         return io.NodeOutput(VideoFromFile(str(path)))

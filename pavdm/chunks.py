@@ -9,7 +9,6 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from pavdm.errors import InputError
 from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.progressive import Interrupted, Progress, Velocity
 from pavdm.sampling.rectified_flow import MaskRule
@@ -39,13 +38,7 @@ class Run:
     monitor: Monitor
 
     def save(self, number: int, chunk: Tensor, state: WindowState) -> None:
-        """Raises, before anything is written, InputError for a chunk that holds infinities or no numbers, and
-        Interrupted if the directory is another's now."""
-        if not chunk.isfinite().all():
-            raise InputError(
-                f"chunk {number} came out with values that are no numbers: the guidance scale is too large, the number "
-                "format too narrow (try --dtype bf16 or fp32), or the weights are damaged"
-            )
+        """Raises Interrupted, before anything is written, if the directory is another's now."""
         if self.directory is not None:
             if not self.monitor.may_save():
                 raise Interrupted

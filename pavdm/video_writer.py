@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pavdm.errors import InputError
+from pavdm.video_codecs import CODECS
 from pavdm.video_pixels import to_yuv420
 from pavdm.video_reader import frame_rate
 
@@ -42,7 +43,7 @@ def working_paths(path: Path) -> tuple[Path, Path]:
 
 
 class VideoWriter:
-    """H.264 file that grows by closed pieces; use it as a context manager.
+    """Video file that grows by closed pieces; use it as a context manager.
 
     While it is open, everything is in `<stem>.partial<suffix>` beside the target, a fragmented MP4: what
     `write` has returned from is on disk and plays, even after the process was killed. A clean end rearranges
@@ -63,6 +64,7 @@ class VideoWriter:
         *,
         overwrite: bool = False,
         crf: float = 17.0,
+        codec: str = "h264",
     ) -> None:
         """Check everything that can be checked before there is a frame, and open the partial file.
 
@@ -72,10 +74,12 @@ class VideoWriter:
             fps: frames per second; 23.976 is taken as 24000/1001.
             metadata: tags to store, any text; `video_reader.probe` gives them back.
             overwrite: whether an existing final file may be replaced.
-            crf: x264's constant rate factor; smaller is better and larger.
+            crf: the encoder's constant rate factor; smaller is better and larger.
+            codec: one of `CODECS`.
 
         Raises:
-            InputError: unsupported suffix, odd size, existing file, a missing or write-protected directory.
+            InputError: unsupported suffix, odd size, existing file, a missing or write-protected directory, a codec
+                that this build of PyAV lacks, a crf that it does not know.
         """
         import av
 
@@ -86,12 +90,17 @@ class VideoWriter:
         self._fps = frame_rate(fps)
         self._metadata = dict(metadata or {})
         self._crf = crf
+        self._codec = CODECS[codec]
         self._num_pieces = 0
 
         if self.path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: expected a file name that ends in {' or '.join(SUFFIXES)}")
-        if "libx264" not in av.codecs_available:
-            raise InputError("this build of PyAV has no libx264; install the one from PyPI: pip install av")
+        if self._codec.encoder not in av.codecs_available:
+            raise InputError(
+                f"this build of PyAV has no {self._codec.encoder}; install the one from PyPI: pip install av"
+            )
+        if not 0 <= crf <= self._codec.max_crf:
+            raise InputError(f"the crf of {codec} is between 0 and {self._codec.max_crf:g}: got {crf:g}")
         if min(size) < 2 or self._height % 2 or self._width % 2:
             raise InputError(
                 f"{path}: a video of {self._height}x{self._width} (height x width) cannot be written; "
@@ -159,7 +168,7 @@ class VideoWriter:
         reformatter = VideoReformatter()
         with av.open(buffer, "w", format=self._format, options=options) as container:
             container.metadata.update(self._metadata)
-            stream = container.add_stream("libx264", rate=self._fps)
+            stream = container.add_stream(self._codec.encoder, rate=self._fps)
             self._configure(stream)
             for index in range(len(frames) + 1):
                 frame = None
@@ -179,8 +188,9 @@ class VideoWriter:
         context.pix_fmt = "yuv420p"
         context.time_base = 1 / self._fps
         context.thread_count = _ENCODER_THREADS
-        # Without B-frames decoding order is showing order, so pieces join without overlapping time stamps.
-        context.options = {"crf": str(self._crf), "preset": "medium", "bf": "0"}
+        context.options = {"crf": f"{self._crf:g}", **self._codec.options}
+        if self._codec.tag is not None:
+            context.codec_tag = self._codec.tag
         context.color_primaries = context.color_trc = context.colorspace = _BT709
         context.color_range = _LIMITED_RANGE
 
@@ -223,8 +233,10 @@ class VideoWriter:
             ):
                 target.metadata.update(self._metadata)
                 recorded = source.streams.video[0]
-                stream = target.add_stream_from_template(recorded)
+                stream = target.add_stream_from_template(recorded, opaque=True)
                 stream.time_base = recorded.time_base  # PyAV < 17 would round to 1/90000 s
+                if self._codec.tag is not None:
+                    stream.codec_context.codec_tag = self._codec.tag
                 for packet in source.demux(recorded):
                     if packet.dts is not None:  # not the empty packet at the end
                         packet.stream = stream

@@ -71,6 +71,25 @@ def test_objects_that_hold_each_other_come_to_an_end() -> None:
     assert digest(one) == digest(one) != digest(two)
 
 
+def test_what_is_held_many_times_over_is_read_once() -> None:
+    held: Any = Holder(1)
+    for _ in range(60):  # 2 ** 60 ways to the first one
+        held = Holder([held, held])
+    assert digest(held) == digest(held)
+
+
+def test_a_function_that_knows_itself_before_it_is_set_is_read() -> None:
+    def outer() -> Any:
+        def inner() -> Any:
+            return later
+
+        found = digest(inner)
+        later = 1
+        return found
+
+    assert len(outer()) == 64
+
+
 def test_what_differs_from_run_to_run_does_not_count() -> None:
     assert digest({"uuid": 1, "a": 2}) == digest({"uuid": 9, "a": 2}) != digest({"uuid": 1, "a": 3})
 

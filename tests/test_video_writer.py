@@ -72,6 +72,31 @@ def test_written_frames_come_back(carphone: Path, tmp_path: Path) -> None:
     assert names(tmp_path) == ["out.mp4"]
 
 
+@pytest.mark.parametrize(("codec", "tag"), [("h264", "avc1"), ("hevc", "hvc1"), ("vp9", "vp09")])
+def test_every_codec_gives_the_frames_back_in_their_order_and_pieces_that_stand_alone(
+    tmp_path: Path, codec: str, tag: str
+) -> None:
+    frames = [*pieces(2), pieces(3)[2][:6]]
+    with VideoWriter(tmp_path / "out.mp4", SIZE, 24, {"prompt": "a"}, codec=codec) as writer:
+        for piece in frames:
+            writer.write(piece)
+    with av.open(str(tmp_path / "out.mp4")) as video:
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.codec_tag) == (codec, tag)
+        assert (stream.frames, stream.average_rate, video.metadata["prompt"]) == (40, 24, "a")
+        shown = list(video.decode(stream))
+    assert [round(frame.time * 24) for frame in shown] == list(range(40))
+    assert [number for number, frame in enumerate(shown) if frame.key_frame] == [0, 17, 34]
+    assert psnr(np.stack([frame.to_ndarray(format="rgb24") for frame in shown]), np.concatenate(frames)) > 30
+    assert names(tmp_path) == ["out.mp4"]
+
+
+def test_a_quality_that_a_codec_does_not_know_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="between 0 and 51"):
+        VideoWriter(tmp_path / "out.mp4", SIZE, 24, crf=60)
+    VideoWriter(tmp_path / "out.mp4", SIZE, 24, crf=60, codec="vp9")
+
+
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
 @pytest.mark.parametrize("fps", [24, 23.976, Fraction(30000, 1001), 12.5])
 def test_final_file_states_its_exact_rate_length_and_frame_count(tmp_path: Path, suffix: str, fps) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def measure(
     include_clip: bool = False,
     latents: Tensor | Iterable[Tensor] | None = None,
     pictures: bool = False,
+    on_frame: Callable[[int], None] | None = None,
 ) -> Measurements:
     """Measure one video.
 
@@ -91,6 +92,7 @@ def measure(
             They are in the curves, but not in the summary, unless `include_clip`.
         latents: of the video, (1, C, T, h, w) or pieces of it in order.
         pictures: keep small pictures for a contact sheet, and the worst seams.
+        on_frame: called after every frame with how many there were; what it raises ends the pass.
 
     Raises:
         InputError: the file cannot be read; there are no frames; frames of another kind or of unequal sizes; latents
@@ -102,6 +104,8 @@ def measure(
     run = _Pass(source.fps, layout, pictures)
     for frame in source.frames:
         run.next(_checked(frame, run.size))
+        if on_frame is not None:
+            on_frame(run.num_frames)
     if not run.num_frames:
         raise InputError(f"{source.name}: there is no frame to measure")
     return run.finish(source, 0 if include_clip else layout.clip_frames, statistics)

@@ -205,11 +205,18 @@ def _check_weight_files(directory: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:
-    from transformers import AutoTokenizer
+def read_tokenizer(directory: Path) -> Any:
+    """The tokenizer of T5's kind in `directory`; tokenizer.json or spiece.model alone is enough.
 
+    Raises InputError for one that cannot be read, or does not end a text as T5's does.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Tokenizer
+
+    kind: Any = AutoTokenizer  # reads from a configuration what kind it is
+    if not any((directory / name).is_file() for name in ("tokenizer_config.json", "config.json")):
+        kind = PreTrainedTokenizerFast if (directory / TOKENIZER_FILES[0]).is_file() else T5Tokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+        tokenizer = kind.from_pretrained(str(directory), local_files_only=True)
     # `tokenizers` and `sentencepiece` raise bare Exception and RuntimeError for a damaged file.
     except Exception as error:
         raise InputError(
@@ -217,11 +224,17 @@ def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:
             f"spiece.model needs the Python packages sentencepiece and protobuf"
         ) from error
     tokenizer.model_max_length = 10**9  # `encode` cuts, and says what
-    if tokenizer("")["input_ids"] != [tokenizer.eos_token_id]:
+    empty = tokenizer("")["input_ids"]
+    if len(empty) != 1 or tokenizer.eos_token_id not in (None, *empty):
         raise InputError(
             f"the tokenizer in {directory} should end every text with an end-of-text token, as T5's does, "
             f"and does not: put the model's own tokenizer there"
         )
+    return tokenizer
+
+
+def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:
+    tokenizer = read_tokenizer(directory)
     vocab_size = config.get("vocab_size", 32128)  # what T5's configuration means when it is silent
     if len(tokenizer) > vocab_size:
         raise InputError(

@@ -50,6 +50,9 @@ CONTAINERS = ("ema", "ema_model", "ema_state_dict", "state_dict", "model", "modu
 EMA_PREFIXES = ("ema_model.", "ema.")
 PREFIXES = (*EMA_PREFIXES, "_orig_mod.", "module.", "model.diffusion_model.", "model.")
 
+# Scaled fp8: a scale beside each weight, one for what the layer reads (only fp8 arithmetic needs it), and a mark.
+WEIGHT, SCALE, INPUT_SCALE, SCALED = ".weight", ".scale_weight", ".scale_input", "scaled_fp8"
+
 MAPPED_BYTES = 64 * 2**20  # pages of a mapped file stay resident until unmapped: map again after this many
 SAMPLE_BYTES = 1024  # of each tensor, in a fingerprint
 # What lies beside weights and changes what they compute: the configuration, and a text encoder's tokenizer.
@@ -131,7 +134,8 @@ def _shards(index: Path) -> tuple[Path, ...]:
 class Weights:
     """Tensors of one network on disk, by clean key (wrapper prefixes removed), read on demand.
 
-    `stored` maps clean keys to what the file says of them; `prefix` is what was removed from every key.
+    `stored` maps clean keys to what the file says of them; `prefix` is what was removed from every key. Weights that
+    are stored in 8 bits with a scale each ("scaled fp8", as ComfyUI's files have it) are read multiplied by it.
     """
 
     def __init__(self, path: str | Path):
@@ -157,7 +161,8 @@ class Weights:
                 )
         if not entries:
             raise InputError(f"{self.path} holds no tensors, so it is not a checkpoint of a network.")
-        self.prefix, self.stored = strip_prefixes(entries)
+        self.prefix, entries = strip_prefixes(entries)
+        self.stored, self._scales = _without_scales(entries)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -178,15 +183,22 @@ class Weights:
     ) -> Iterator[tuple[str, Tensor]]:
         """Yield (key, tensor) for the keys of `dtypes` (all keys, as stored, if None), converted one by one.
 
+        Scaled fp8 weights count as stored in bf16.
         Tensors that need neither another type nor another device stay mapped: they cost no memory of their own
         until they are used, and the system can drop and re-read their pages.
         """
         wanted = {key: entry for key, entry in self.stored.items() if dtypes is None or key in dtypes}
+        scales = dict(self._read_entries({key: entry for key, entry in self._scales.items() if key in wanted}))
+        for key, tensor in self._read_entries(wanted):
+            dtype = tensor.dtype if dtypes is None else dtypes[key]
+            if key in scales:
+                dtype = torch.bfloat16 if dtypes is None else dtype
+                tensor = tensor.float() * scales[key].float()
+            yield key, tensor.to(device=device, dtype=dtype).contiguous()
+
+    def _read_entries(self, entries: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
         for file in self.files:
-            keys = {key: entry for key, entry in wanted.items() if entry.file == file}
-            for key, tensor in self._read_file(file, keys):
-                dtype = tensor.dtype if dtypes is None else dtypes[key]
-                yield key, tensor.to(device=device, dtype=dtype).contiguous()
+            yield from self._read_file(file, {key: entry for key, entry in entries.items() if entry.file == file})
 
     def _read_file(self, file: Path, entries: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
         if file.suffix in PICKLES:
@@ -239,6 +251,22 @@ def strip_prefixes(entries: Mapping[str, Stored]) -> tuple[str, dict[str, Stored
             return removed, dict(entries)
         removed += prefix
         entries = {key[len(prefix) :]: entry for key, entry in entries.items()}
+
+
+def _without_scales(entries: Mapping[str, Stored]) -> tuple[dict[str, Stored], dict[str, Stored]]:
+    """The entries but those of scaled fp8, and the scale of each weight that has one, by the weight's key.
+
+    Of other ways to quantise nothing is removed, so that they are recognised and refused.
+    """
+    scales = {
+        key.removesuffix(SCALE) + WEIGHT: entry
+        for key, entry in entries.items()
+        if key.endswith(SCALE) and math.prod(entry.shape) == 1 and key.removesuffix(SCALE) + WEIGHT in entries
+    }
+    if not scales:
+        return dict(entries), {}
+    of_scales = {key.removesuffix(WEIGHT) + end for key in scales for end in (SCALE, INPUT_SCALE)}
+    return {key: entry for key, entry in entries.items() if key not in of_scales and key != SCALED}, scales
 
 
 def _load_pickle(file: Path) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -30,14 +31,15 @@ def fill(
     progress: Callable[[Progress], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     begun: tuple[WindowState, Tensor] | None = None,
-    on_chunk: Callable[[WindowState, Tensor], None] | None = None,
+    on_chunk: Callable[[int, Callable[[], tuple[WindowState, Tensor]]], None] | None = None,
 ) -> Tensor:
     """latents (B, C, T, H, W), the first `num_known` of them a clip's -> the same with all after them made new.
 
     What the other arguments mean is said at `progressive.start` and `progressive.sample`. Where the schedule re-noises
     the end of the clip (see `start`), that comes back changed. The last chunk is cut to T.
-    on_chunk: gets the window and all finished chunks, (B, C, chunks * chunk_latents, H, W), after every chunk. begun:
-    such a pair, of a run with the same arguments that was stopped, to go on from.
+    on_chunk: gets, after every chunk, the number of finished latents, and a function that gives the window and all
+    finished chunks, (B, C, chunks * chunk_latents, H, W): they are put together only when it is called. begun: such a
+    pair, of a run with the same arguments that was stopped, to go on from.
     Raises InputError if the clip is too short for the schedule.
     """
     length, n = latents.shape[2], schedule.chunk_latents
@@ -56,6 +58,10 @@ def fill(
     )
     lead = known[:, :, : num_known + state.first_chunk * n]
     chunks = [known[:, :, :0]]
+
+    def done(window: WindowState) -> tuple[WindowState, Tensor]:
+        return window, torch.cat(chunks, dim=2)
+
     if begun is not None:
         state, chunks = begun[0].to(known.device), [begun[1].to(known)]
     sampled = progressive.sample(
@@ -69,7 +75,7 @@ def fill(
     for after, chunk in sampled:
         chunks.append(chunk)
         if on_chunk is not None:
-            on_chunk(after, torch.cat(chunks, dim=2))
+            on_chunk(sum(part.shape[2] for part in chunks), partial(done, after))
     return torch.cat([lead, *chunks], dim=2)[:, :, :length]
 
 

@@ -247,19 +247,34 @@ def sample(
     Lazy: between two chunks nothing runs, so the caller can decode, write and save. With an open end (`total` None)
     and no `num_chunks` it never ends. `progress` and `should_stop` are called around every model call; when
     `should_stop` answers True, Interrupted is raised with the state to go on from.
+
+    Raises InputError for a chunk or a window with infinities or values that are no numbers: neither is handed on, so
+    no state with them is ever kept.
     """
     calls = _last_call(state, num_chunks)
     yielded = 0
     while state.row is not None and (num_chunks is None or yielded < num_chunks):
         if should_stop is not None and should_stop():
+            require_finite(state.window, state.next_chunk)
             raise Interrupted(state)
         chunk = state.next_chunk
         state, finished = step(state, velocity, noise)
         if progress is not None:
             progress(Progress(state.call, calls, chunk))
         if finished is not None:
+            require_finite(finished, chunk)
+            require_finite(state.window, chunk + 1)
             yielded += 1
             yield state, finished
+
+
+def require_finite(latents: Tensor, chunk: int) -> None:
+    """Raise InputError if latents of chunk number `chunk` and on hold infinities or values that are no numbers."""
+    if not latents.isfinite().all():
+        raise InputError(
+            f"chunk {chunk} came out with values that are no numbers: the guidance scale is too large, the number "
+            "format too narrow (take bf16 or fp32), or the weights are damaged"
+        )
 
 
 def _last_call(state: WindowState, num_chunks: int | None) -> int | None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
-from pavdm.sampling.progressive import Velocity
+from pavdm.sampling.progressive import Velocity, require_finite
 from pavdm.sampling.schedule import NUM_TIMESTEPS, warp
 from pavdm.sampling.state import Texts
 
@@ -195,7 +195,8 @@ def extend(
     first_loop: number of the first loop, for going on; `before` then holds the last latents of the loop before it, as
         many as are kept or more. on_step(loop, step) is called before every model call.
 
-    Raises InputError if the clip is shorter than what is kept of it.
+    Raises InputError if the clip is shorter than what is kept of it, or if a loop comes out with values that are no
+    numbers.
     """
     batch, channels, height, width = shape
     kept = loop.condition_latents
@@ -232,6 +233,7 @@ def extend(
             noise=partial(noise, index),
             on_step=None if on_step is None else partial(on_step, index),
         )
+        require_finite(clip, index)
         yield clip if whole_first and not index else clip[:, :, kept:]
         before = clip
         index += 1

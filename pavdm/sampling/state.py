@@ -154,7 +154,7 @@ def load_state(
         raise InputError(f"{path} is a safetensors file, but no PA-VDM state: its header has no {METADATA_KEY!r}")
     try:
         state = from_header(json.loads(metadata), tensors)
-        _check(state)
+        check_state(state)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):
             raise InputError(f"the state file {path} is damaged or of another version: {error}") from error
@@ -204,7 +204,7 @@ def from_header(header: dict[str, Any], tensors: dict[str, Tensor]) -> WindowSta
     )
 
 
-def _check(state: WindowState) -> None:
+def check_state(state: WindowState) -> None:
     """Raise InputError for a header whose parts contradict each other or the tensors."""
     numbers = {"call": state.call, "first_chunk": state.first_chunk, "total": state.total or 0}
     for name, number in numbers.items():

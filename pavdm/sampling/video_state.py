@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pavdm.prompts import PromptSchedule
 from pavdm.sampling import progressive
 from pavdm.sampling.progressive import Progress, Velocity
 from pavdm.sampling.schedule import Schedule
-from pavdm.sampling.state import PromptSwitch, WindowState, from_header, header_of, save_tensors
+from pavdm.sampling.state import PromptSwitch, WindowState, check_state, from_header, header_of, save_tensors
 
 METADATA_KEY = "pavdm_video"
 
@@ -32,6 +33,7 @@ class VideoState:
     """clip: latents (1, C, T, h, w) to go on from, T = 0 for none. window: None before the first `extend`.
 
     finished: latents (1, C, T, h, w) that left the window so far. embeddings: of each text that the window still reads.
+    from_clip_end: whether the video goes on where a clip of the user's ends, so that it can be shown after it.
     """
 
     schedule: Schedule
@@ -41,6 +43,7 @@ class VideoState:
     window: WindowState | None
     finished: Tensor
     embeddings: Mapping[str, Tensor] = field(default_factory=dict)
+    from_clip_end: bool = False
 
     @property
     def latents(self) -> Tensor:
@@ -88,11 +91,11 @@ def extend(
     *,
     device: torch.device | str = "cpu",
     progress: Callable[[Progress], None] | None = None,
-    on_chunk: Callable[[VideoState], None] | None = None,
+    on_chunk: Callable[[int, Callable[[], VideoState]], None] | None = None,
 ) -> VideoState:
     """`video` (see `prompted`) with `num_chunks` more chunks finished; None ends it: all in its window get clean.
 
-    on_chunk: gets the video after every chunk, to save it.
+    on_chunk: gets, after every chunk, the number of finished latents, and a function that gives the video, to save it.
 
     The clip's own chunks that the schedule re-noises at the start are finished besides.
     Raises InputError if the video has ended, or, for None, if its schedule never brings the window to rest.
@@ -119,7 +122,7 @@ def extend(
         state = after
         chunks.append(chunk.cpu())
         if on_chunk is not None:
-            on_chunk(made(state))
+            on_chunk(sum(part.shape[2] for part in chunks), partial(made, state))
     return made(state)
 
 
@@ -131,6 +134,7 @@ def save_video_state(video: VideoState, path: str | os.PathLike[str]) -> None:
         "prompt_switch": video.prompt_switch,
         "window": None if video.window is None else header_of(video.window),
         "texts": list(video.embeddings),
+        "from_clip_end": video.from_clip_end,
     }
     tensors = {"clip": video.clip.contiguous(), "finished": video.finished.contiguous()}
     for number, embedding in enumerate(video.embeddings.values()):
@@ -142,8 +146,21 @@ def save_video_state(video: VideoState, path: str | os.PathLike[str]) -> None:
     save_tensors(tensors, path, {METADATA_KEY: json.dumps(header)})
 
 
+def finished_latents(path: str | os.PathLike[str]) -> int:
+    """How many latents are finished in a file of `save_video_state`, from its header alone. Raises InputError as
+    `load_video_state`.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return int(file.get_slice("finished").get_shape()[2])
+    except (OSError, SafetensorError, IndexError) as error:
+        raise InputError(f"{path} is no readable video state (damaged or cut short?): {error}") from error
+
+
 def load_video_state(path: str | os.PathLike[str]) -> VideoState:
-    """Read what `save_video_state` wrote. Raises InputError for another or a damaged file."""
+    """Read what `save_video_state` wrote. Raises InputError for another or a damaged file, and for a header that
+    contradicts its tensors.
+    """
     path = Path(path)
     try:
         with safe_open(path, framework="pt") as file:
@@ -152,7 +169,7 @@ def load_video_state(path: str | os.PathLike[str]) -> VideoState:
         if metadata is None:
             raise InputError(f"{path} is no video state: its header has no {METADATA_KEY!r}")
         header = json.loads(metadata)
-        return VideoState(
+        video = VideoState(
             schedule=Schedule(**header["schedule"]),
             clip=tensors["clip"],
             seed=header["seed"],
@@ -160,6 +177,29 @@ def load_video_state(path: str | os.PathLike[str]) -> VideoState:
             window=None if header["window"] is None else from_header(header["window"], tensors),
             finished=tensors["finished"],
             embeddings={text: tensors[f"text.{number}"] for number, text in enumerate(header["texts"])},
+            from_clip_end=header.get("from_clip_end", False),
         )
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        _check(video)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is no readable video state (damaged or cut short?): {error}") from error
+    return video
+
+
+def _check(video: VideoState) -> None:
+    """Raise InputError for parts that contradict each other."""
+    parts = {"clip": video.clip, "finished": video.finished}
+    if video.window is not None:
+        check_state(video.window)
+        parts |= {"window": video.window.window}
+        if video.window.clean is not None:
+            parts |= {"clean chunk": video.window.clean}
+        finished = (video.window.next_chunk - video.window.first_chunk) * video.schedule.chunk_latents
+        if video.window.schedule != video.schedule or video.finished.shape[2] != finished:
+            raise InputError(f"{video.finished.shape[2]} latents are finished where its window says {finished}")
+    for name, latents in parts.items():
+        if latents.ndim != 5 or _picture(latents) != _picture(video.clip):
+            raise InputError(f"its {name} of shape {tuple(latents.shape)} does not fit its clip")
+
+
+def _picture(latents: Tensor) -> tuple[int, ...]:
+    return (latents.shape[1], *latents.shape[3:])

@@ -91,3 +91,20 @@ def test_the_contact_sheet_is_spread_over_the_whole_video(moving):
     assert len(set(steps)) == 1
     assert 200 - numbers[-1] <= steps[0]
     assert 24 <= len(numbers) <= 48
+
+
+def test_a_pass_says_how_far_it_is_and_ends_when_it_is_told_to(tmp_path, moving):
+    class Cancelled(Exception):
+        pass
+
+    seen = []
+
+    def on_frame(number):
+        seen.append(number)
+        if number == 5:
+            raise Cancelled
+
+    video = write(tmp_path / "v.mp4", moving(20))
+    with pytest.raises(Cancelled):
+        measure(video, on_frame=on_frame)
+    assert seen == [1, 2, 3, 4, 5]

@@ -32,8 +32,6 @@ PROBE = "pavdm_probe"  # tests/host/probe, nodes that make things happen
 SECONDS_TO_START = 500
 SECONDS_PER_RUN = 500
 
-CHUNK_SECONDS = 17 / 24
-
 Graph = dict[str, dict[str, Any]]
 
 
@@ -222,7 +220,7 @@ def with_model(graph: Graph, node: dict[str, Any]) -> Graph:
     return {**graph, "patched": node, guider: own}
 
 
-def step_by_step(graph: Graph, parts: list[float]) -> Graph:
+def step_by_step(graph: Graph, parts: list[int]) -> Graph:
     """The sampling nodes of `graph` replaced by Start, an Extend for each of `parts` (in chunks), Finish, Save Latent."""
     guider, sampler = [by_class(graph, "CFGGuider"), 0], [by_class(graph, "PAVDM_ProgressiveSampler"), 0]
     latent = graph[by_class(graph, "SamplerCustomAdvanced")]["inputs"]["latent_image"]
@@ -232,10 +230,10 @@ def step_by_step(graph: Graph, parts: list[float]) -> Graph:
     graph["start"] = {"class_type": "PAVDM_Start", "inputs": start}
     state = ["start", 0]
     for number, chunks in enumerate(parts):
-        inputs = {"guider": guider, "state": state, "seconds": round(chunks * CHUNK_SECONDS - 0.01, 2)}
+        inputs = {"guider": guider, "state": state, "seconds": 1.0, "chunks": chunks, "autosave": ""}
         graph[f"extend{number}"] = {"class_type": "PAVDM_Extend", "inputs": inputs}
         state = [f"extend{number}", 0]
-    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider}}
+    graph["finish"] = {"class_type": "PAVDM_Finish", "inputs": {"state": state, "guider": guider, "autosave": ""}}
     saved = {"samples": ["finish", 0], "filename_prefix": f"latents/{uuid.uuid4().hex}"}
     graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
     return graph

@@ -21,7 +21,7 @@ from pavdm.models.text_encoder import TextEncoder
 from pavdm.sampling import rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
 from pavdm.sampling.progressive import named_noise
-from pavdm.sampling.schedule import timestep_shift
+from pavdm.sampling.schedule import Schedule, timestep_shift
 
 pytestmark = pytest.mark.host
 
@@ -145,6 +145,61 @@ def test_smaller_weights_give_nearly_the_same_latents(
     assert (less - full).std() < 0.25 * full.std()
 
 
+def test_scaled_fp8_gives_what_the_weights_multiplied_out_give(
+    server: Any, workflow: Any, find: Any, latents_of: Any, base: Path
+) -> None:
+    folder = base / "models" / "diffusion_models"
+    plain = load_file(folder / "tiny" / "model.safetensors")
+    scaled, multiplied = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}, {}
+    for key, tensor in plain.items():
+        scaled[key] = multiplied[key] = tensor
+        if key.endswith(("fc1.weight", "qkv.weight")):
+            scale = tensor.abs().max() / 448
+            scaled[key] = (tensor / scale).to(torch.float8_e4m3fn)
+            scaled[key.replace(".weight", ".scale_weight")] = scale
+            multiplied[key] = (scaled[key].float() * scale).to(torch.bfloat16)
+    made = []
+    for name, tensors in (("scaled", scaled), ("multiplied", multiplied)):
+        save_file(tensors, folder / f"{name}.safetensors")
+        graph = workflow("text_to_long_video", new_seconds=0.7)
+        graph[find(graph, "PAVDM_LoadModel")]["inputs"]["model_name"] = f"{name}.safetensors"
+        made.append(latents_of(server, graph))
+    assert torch.equal(*made)
+
+
+@pytest.fixture(scope="module")
+def encoders(base: Path) -> None:
+    """Text encoders of the published vocabulary and of one of their own, with and without tokenizers beside them."""
+    root = base / "models" / "text_encoders"
+    tiny = load_file(root / "tiny" / "model.safetensors")
+    width = tiny["shared.weight"].shape[1]
+    draw = torch.Generator().manual_seed(0)
+    usual = {**tiny, "shared.weight": torch.randn(32128, width, generator=draw)}
+    usual.pop("encoder.embed_tokens.weight", None)
+    for folder in ("alone", "among_others", "json_alone", "no_tokenizer"):
+        (root / folder).mkdir()
+    for folder in ("alone", "among_others"):
+        save_file(usual, root / folder / "usual.safetensors")
+    shutil.copy(root / "tiny" / "tokenizer.json", root / "among_others")
+    for folder in ("json_alone", "no_tokenizer"):
+        shutil.copy(root / "tiny" / "model.safetensors", root / folder)
+    shutil.copy(root / "tiny" / "tokenizer.json", root / "json_alone")
+
+
+def test_a_text_encoder_reads_its_own_tokenizer_and_no_other(
+    encoders: None, server: Any, workflow: Any, find: Any, latents_of: Any
+) -> None:
+    def made(name: str) -> Tensor:
+        graph = workflow("text_to_long_video", new_seconds=0.7)
+        graph[find(graph, "PAVDM_LoadTextEncoder")]["inputs"]["text_encoder_name"] = name
+        return latents_of(server, graph)
+
+    assert torch.equal(made("among_others/usual.safetensors"), made("alone/usual.safetensors"))
+    assert torch.equal(made("json_alone/model.safetensors"), made("tiny/model.safetensors"))
+    with pytest.raises(Exception, match="needs its tokenizer"):
+        made("no_tokenizer/model.safetensors")
+
+
 def test_replacement_sampler_equals_the_library(
     server: Any, workflow: Any, find: Any, models: Path, latents_of: Any
 ) -> None:
@@ -239,3 +294,47 @@ def test_the_stock_text_encode_is_read_as_a_prompt_and_as_a_negative_prompt(
     graph["negative"] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": "a very long bad film"}}
     guider["negative"] = ["negative", 0]
     assert not torch.allclose(latents_of(server, graph), own, atol=1e-2)
+
+
+def test_a_stock_negative_prompt_is_told_the_frame_rate_of_the_positive_one(
+    server: Any, workflow: Any, find: Any, latents_of: Any
+) -> None:
+    graph = workflow("text_to_long_video", new_seconds=0.7)
+    clip, guider = [find(graph, "PAVDM_LoadTextEncoder"), 0], graph[find(graph, "CFGGuider")]["inputs"]
+    for name, text in (("positive", "deep snow"), ("negative", "a very long bad film")):
+        graph[name] = {"class_type": "CLIPTextEncode", "inputs": {"clip": clip, "text": text}}
+    both = {"positive": ["positive", 0], "negative": ["negative", 0], "frame_rate": 12.0}
+    graph["rated"] = {"class_type": "LTXVConditioning", "inputs": both}
+    guider.update({"positive": ["rated", 0], "negative": ["rated", 1]})
+    said = latents_of(server, graph)
+    guider["negative"] = ["negative", 0]
+    torch.testing.assert_close(latents_of(server, graph), said, rtol=1e-5, atol=1e-5)
+    guider["positive"] = ["positive", 0]
+    assert not torch.allclose(latents_of(server, graph), said, atol=1e-2)
+
+
+def test_the_host_is_told_what_the_window_needs_however_long_it_is(
+    server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any
+) -> None:
+    graph, name = workflow("text_to_long_video", new_seconds=8 * 17 / 24), uuid4().hex
+    graph[find(graph, "PAVDM_ProgressiveSampler")]["inputs"].update({"window_chunks": 8, "steps": 8})
+    latents_of(server, patched(graph, {"class_type": "Probe_Model", "inputs": {"name": name, "memory": True}}))
+    asked = [line.split() for line in server.noted(f"{name}-memory")]
+    lengths = {int(length) for _, length, _ in asked}
+    assert max(lengths) > Schedule().window_latents > min(lengths)  # the default window's
+    of_a_latent = [float(memory) / (int(batch) * int(length)) for batch, length, memory in asked]
+    assert of_a_latent == pytest.approx([of_a_latent[0]] * len(of_a_latent))
+
+
+def test_loading_a_vae_logs_no_line_that_reads_like_a_failure(
+    server: Any, workflow: Any, find: Any, base: Path
+) -> None:
+    name = uuid4().hex  # one that the host has not loaded yet
+    shutil.copytree(base / "models" / "vae" / "tiny", base / "models" / "vae" / name)
+    graph = workflow("text_to_long_video", new_seconds=0.7)
+    graph[find(graph, "PAVDM_LoadVAE")]["inputs"]["vae_name"] = f"{name}/model.safetensors"
+    graph[find(graph, "PAVDM_DecodeToVideo")]["inputs"]["latent"] = [find(graph, "PAVDM_EmptyVideo"), 0]
+    before = server.log.read_text()
+    server.run(graph)
+    since = server.log.read_text()[len(before) :]
+    assert "No VAE weights" not in since

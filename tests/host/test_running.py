@@ -89,6 +89,78 @@ def test_a_cancelled_run_queued_again_goes_on_from_its_last_chunk_to_the_same_la
     assert not torch.equal(latents_of(server, other, node), expected)
 
 
+@pytest.mark.parametrize("way", ["sampler", "steps"])
+def test_a_cancelled_run_goes_on_without_anything_having_been_typed(
+    server: Any, workflow: Any, find: Any, patched: Any, in_steps: Any, latents_of: Any, way: str
+) -> None:
+    def graph(**probe: Any) -> Any:
+        made = workflow("text_to_long_video", new_seconds=3.0)
+        if way == "steps":
+            made = in_steps(made, [4])
+        for node in made.values():
+            node["inputs"].pop("autosave", None)
+        return patched(made, {"class_type": "Probe_Model", "inputs": probe})
+
+    node = "finish" if way == "steps" else ""
+    cut, again = uuid4().hex, uuid4().hex
+    with pytest.raises(Exception, match="interrupted"):
+        latents_of(server, graph(name=cut, interrupt_at=11), node)
+    assert list((server.base / "output" / "pavdm").glob("autosave-*_.safetensors"))
+    latents_of(server, graph(name=again), node)
+    assert len(server.noted(again)) < Schedule(WINDOW, 5, STEPS).num_calls(5) - 4
+
+
+def test_less_asked_for_leaves_the_longer_state_alone(
+    server: Any, workflow: Any, find: Any, patched: Any, in_steps: Any, latents_of: Any
+) -> None:
+    prefix = f"kept/{uuid4().hex}"
+
+    def made(num_chunks: int) -> tuple[Any, int]:
+        name = uuid4().hex
+        graph = in_steps(workflow("text_to_long_video"), [num_chunks])
+        graph["extend0"]["inputs"]["autosave"] = prefix
+        del graph["finish"], graph["latents"]
+        graph = patched(graph, {"class_type": "Probe_Model", "inputs": {"name": name}})
+        return latents_of(server, graph, "extend0", 1), len(server.noted(name))
+
+    longer, calls = made(4)
+    shorter, _ = made(2)
+    again, no_calls = made(4)
+    assert torch.equal(shorter, longer[:, :, :10])
+    assert torch.equal(again, longer)
+    assert calls > 0 and no_calls == 0
+
+
+@pytest.mark.parametrize("input_name", ["video", "images"])
+def test_a_report_says_how_far_it_is(server: Any, input_name: str) -> None:
+    graph: dict[str, Any] = {
+        "load": {"class_type": "LoadVideo", "inputs": {"file": "clip.mp4"}},
+        "parts": {"class_type": "GetVideoComponents", "inputs": {"video": ["load", 0]}},
+    }
+    settings = {"fps": 24.0, "chunk_frames": 0, "clip_frames": 0}
+    source = {"video": ["load", 0]} if input_name == "video" else {"images": ["parts", 0]}
+    graph["report"] = {"class_type": "PAVDM_DriftReport", "inputs": {**settings, **source}}
+    graph["text"] = {"class_type": "PreviewAny", "inputs": {"source": ["report", 1]}}
+    values, lengths = progress_of(server.watch(graph)[0], "report")
+    assert lengths == {120} and values == sorted(values) and values[-1] == 120
+
+
+def test_clips_say_how_far_they_are(server: Any, workflow: Any, find: Any) -> None:
+    graph = workflow("extend_a_clip", new_seconds=1.0)
+    encode = find(graph, "PAVDM_EncodeClip")
+    demo = {"seed": 7, "seconds": 4.0, "width": 64, "height": 48, "fps": 24.0}
+    graph["demo"] = {"class_type": "PAVDM_DemoClip", "inputs": demo}
+    graph[encode]["inputs"].update({"images": ["demo", 0], "source_fps": 24.0, "pieces": 5})
+    saved = {"samples": [encode, 0], "filename_prefix": f"latents/{uuid4().hex}"}
+    graph["latents"] = {"class_type": "SaveLatent", "inputs": saved}
+    graph = {number: node for number, node in graph.items() if node["class_type"] not in ("SaveVideo",)}
+    said, _ = server.watch(graph)
+    assert said[-1]["type"] == "execution_success", said[-1]
+    for node, length in (("demo", 96), (encode, 85)):
+        values, lengths = progress_of(said, node)
+        assert lengths == {length} and len(values) > 2 and values[-1] == length
+
+
 def test_a_run_whose_server_died_goes_on_on_another_one(
     server: Any, another_server: Any, workflow: Any, find: Any, patched: Any, latents_of: Any
 ) -> None:

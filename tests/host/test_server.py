@@ -122,7 +122,7 @@ def bad_inputs(workflow: Any, find: Any) -> dict[str, tuple[Any, str]]:
     return {
         "cut file": (changed(text, "PAVDM_LoadModel", model_name="cut.safetensors"), "is cut short"),
         "another network": (changed(text, "PAVDM_LoadModel", model_name="other.safetensors"), "is not the video"),
-        "scaled fp8": (changed(text, "PAVDM_LoadModel", model_name="scaled.safetensors"), "quantised"),
+        "quantised": (changed(text, "PAVDM_LoadModel", model_name="quantised.safetensors"), "quantised"),
         "incomplete": (changed(text, "PAVDM_LoadModel", model_name="incomplete.safetensors"), "1 missing"),
         "no VAE": (changed(text, "PAVDM_LoadVAE", vae_name="other.safetensors"), "is not the video VAE"),
         "no T5": (changed(text, "PAVDM_LoadTextEncoder", text_encoder_name="other.safetensors"), "T5"),
@@ -171,8 +171,8 @@ def bad_files(base: Path) -> None:
         save_file({"conv.weight": torch.zeros(2, 2)}, base / "models" / place / "other.safetensors")
     tensors = load_file(good)
     name = "temporal_blocks.1.mlp.fc1"
-    scaled = {**tensors, f"{name}.weight": tensors[f"{name}.weight"].to(torch.float8_e4m3fn)}
-    save_file({**scaled, f"{name}.scale_weight": torch.ones(1)}, folder / "scaled.safetensors")
+    small = {**tensors, f"{name}.weight": tensors[f"{name}.weight"].to(torch.float8_e4m3fn)}
+    save_file({**small, f"{name}.comfy_quant": torch.zeros(2, dtype=torch.uint8)}, folder / "quantised.safetensors")
     del tensors[f"{name}.bias"]
     save_file(tensors, folder / "incomplete.safetensors")
     (base / "models" / "loras").mkdir(exist_ok=True)

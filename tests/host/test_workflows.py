@@ -91,6 +91,8 @@ def test_a_demo_runs_on_the_files_it_names_and_gives_the_same_video_in_both_form
                 node["inputs"].update({key: value for key, value in short.items() if key in node["inputs"]})
             if "filename_prefix" in node["inputs"]:  # under other names, so that the second run is a run
                 node["inputs"]["filename_prefix"] = f"demo/{form}/{node['inputs']['filename_prefix']}"
+            if "autosave" in node["inputs"]:
+                node["inputs"]["autosave"] = f"demo/{form}/kept"
         made.append([frames_of(path) for path in videos(server, graph)])
     for first, second in zip(*made, strict=True):
         assert first.shape[1:] == (64, 96, 3) and len(first) >= 2 * PIECE

@@ -28,6 +28,30 @@ def stdit() -> dict[str, Tensor]:
     return load_file(STDIT)
 
 
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_scaled_fp8_weights_are_read_multiplied_by_their_scales(
+    tmp_path: Path, stdit: dict[str, Tensor], prefix: str
+) -> None:
+    stored, expected = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}, dict(stdit)
+    for key, tensor in stdit.items():
+        stored[key] = tensor
+        if key.endswith("fc1.weight"):
+            scale = tensor.abs().max() / 448
+            stored[key] = (tensor / scale).to(torch.float8_e4m3fn)
+            stored[key.replace(".weight", ".scale_weight")] = scale
+            stored[key.replace(".weight", ".scale_input")] = torch.ones(())
+            expected[key] = stored[key].float() * scale
+            torch.testing.assert_close(expected[key], tensor, rtol=0.07, atol=float(scale) / 64)
+    save_file({prefix + key: tensor for key, tensor in stored.items()}, tmp_path / "scaled.safetensors")
+    weights = Weights(tmp_path / "scaled.safetensors")
+    assert weights.shapes == {key: tuple(tensor.shape) for key, tensor in stdit.items()}
+    for key, tensor in weights.read("cpu", dict.fromkeys(expected, torch.float32)):
+        assert torch.equal(tensor, expected[key]), key
+    for key, tensor in weights.read():
+        assert torch.equal(tensor, expected[key].to(tensor.dtype)), key
+        assert tensor.dtype == (torch.bfloat16 if key.endswith("fc1.weight") else stdit[key].dtype)
+
+
 class Malicious:
     """Unpickling this would make a folder."""
 

@@ -69,7 +69,7 @@ def test_a_stopped_fill_goes_on_to_the_same_video(
             prompts=PROMPTS,
             chunk_seconds=1.0,
             begun=begun,
-            on_chunk=lambda window, finished: kept.append((window, finished)),
+            on_chunk=lambda _, done: kept.append(done()),
         )
 
     whole = run(None)
@@ -121,3 +121,30 @@ def test_the_baseline_makes_the_length_in_the_loops_that_are_announced(num_known
     assert len(steps) == 2 * loops == 2 * num_replacement_loops(loop, length, num_known)
     assert torch.equal(video[:, :, :num_known], torch.full_like(video[:, :, :num_known], 7.0))
     torch.testing.assert_close(video[:, :, num_known:], torch.full_like(video[:, :, num_known:], 3.0))
+
+
+def overflowing(latents: Tensor, timesteps: Tensor, texts: object, frame_mask: Tensor | None = None) -> Tensor:
+    """A model that overflows in the noisiest frames only: what leaves the window first is still sound."""
+    return torch.where((timesteps > 600)[:, None, :, None, None], torch.inf, -latents)
+
+
+@pytest.mark.parametrize("way", ["progressive", "replacement"])
+def test_a_model_that_overflows_is_stopped_before_a_state_is_kept(way: str) -> None:
+    noise = torch.randn(1, 4, 20, 2, 2, generator=torch.Generator().manual_seed(0))
+    kept: list[object] = []
+    with pytest.raises(InputError, match="no numbers"):
+        if way == "replacement":
+            loop = ReplacementLoop(15, 5, 2)
+            fill_by_replacement(loop, noise, 0, overflowing, noise=noise, seeds=(1,), texts_for=lambda index: ("a",))
+        fill(
+            Schedule(2, 5, 4),
+            noise,
+            0,
+            overflowing,
+            noise=placed_noise(noise, 0, 5, (1,)),
+            seeds=(1,),
+            prompts=PROMPTS,
+            chunk_seconds=1.0,
+            on_chunk=lambda *given: kept.append(given),
+        )
+    assert not kept

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pavdm.errors import InputError
@@ -42,8 +47,14 @@ def test_steps_with_a_file_between_give_what_one_go_gives(tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [0, 1])
 def test_what_is_kept_after_a_chunk_goes_on_to_the_same_video(number: int) -> None:
     kept: list[VideoState] = []
-    whole = extend(started(), velocity, 3, on_chunk=kept.append)
-    assert [video.finished.shape[2] for video in kept] == [5, 10, 15]
+    lengths: list[int] = []
+
+    def keep(num_latents: int, video: Callable[[], VideoState]) -> None:
+        lengths.append(num_latents)
+        kept.append(video())
+
+    whole = extend(started(), velocity, 3, on_chunk=keep)
+    assert [video.finished.shape[2] for video in kept] == lengths == [5, 10, 15]
     assert torch.equal(extend(kept[number], velocity, 2 - number).latents, whole.latents)
 
 
@@ -70,3 +81,39 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
     with pytest.raises(InputError, match="no readable video state"):
         load_video_state(tmp_path / "x.safetensors")
+
+
+def test_a_model_that_overflows_is_stopped_before_a_state_is_kept() -> None:
+    kept: list[object] = []
+    with pytest.raises(InputError, match="no numbers"):
+        extend(started(), lambda latents, *_: latents * torch.inf, 2, on_chunk=lambda *given: kept.append(given))
+    assert not kept
+
+
+def set_call(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    header["window"]["call"] += 1
+
+
+def cut_finished(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    tensors["finished"] = tensors["finished"][:, :, :-1].clone()
+
+
+def other_size(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    tensors["clip"] = torch.zeros(1, 4, 5, 3, 2)
+
+
+def no_window(header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    header["window"] = "gone"
+
+
+@pytest.mark.parametrize("change", [set_call, cut_finished, other_size, no_window])
+def test_a_header_that_contradicts_its_tensors_is_refused(tmp_path: Path, change: Callable[..., None]) -> None:
+    path = tmp_path / "state.safetensors"
+    save_video_state(extend(started(), velocity, 2), path)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["pavdm_video"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(header, tensors)
+    save_file(tensors, path, {"pavdm_video": json.dumps(header)})
+    with pytest.raises(InputError, match="no readable video state"):
+        load_video_state(path)

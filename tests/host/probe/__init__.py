@@ -38,6 +38,7 @@ class Model:
     interrupt_at: the call in which Cancel is pressed. max_batch: more items at once are out of memory. kill_at: the call
     in which the whole server dies. attention: note each call of it. compile: torch.compile with a backend that changes
     nothing. resident_kilobytes: of the weights; the others stay where they are stored, and are cast when they are used.
+    memory: note what the host is told that calls of each length need.
     """
 
     RETURN_TYPES = ("MODEL",)
@@ -54,6 +55,7 @@ class Model:
                 **dict.fromkeys(names, number),
                 "attention": ("BOOLEAN", {"default": False}),
                 "compile": ("BOOLEAN", {"default": False}),
+                "memory": ("BOOLEAN", {"default": False}),
             },
         }
 
@@ -67,6 +69,7 @@ class Model:
         resident_kilobytes: int = 0,
         attention: bool = False,
         compile: bool = False,
+        memory: bool = False,
     ) -> Any:
         model = model.clone()
         calls = 0
@@ -103,6 +106,22 @@ class Model:
                 return loaded
 
             model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, "probe", load)
+        if memory:
+
+            def batch(executor: Any, network: Any, *args: Any, **kwargs: Any) -> Any:
+                asked = network.memory_required
+
+                def required(shape: Any, cond_shapes: Any) -> float:
+                    note(f"{name}-memory", f"{shape[0]} {shape[2]} {asked(shape, cond_shapes)}")
+                    return asked(shape, cond_shapes)
+
+                network.memory_required = required
+                try:
+                    return executor(network, *args, **kwargs)
+                finally:
+                    del network.memory_required
+
+            model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "probe", batch)
         if compile:
             from comfy_api.torch_helpers import set_torch_compile_wrapper
 
@@ -111,7 +130,10 @@ class Model:
 
 
 class VAE:
-    """A VAE that is out of memory for more than `max_positions` latent positions at once; every decoding is noted."""
+    """A VAE that is out of memory for more than `max_positions` latent positions at once; every decoding is noted.
+
+    interrupt_at: the decoding in which Cancel is pressed.
+    """
 
     RETURN_TYPES = ("VAE",)
     FUNCTION = "patch"
@@ -119,10 +141,12 @@ class VAE:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
-        return {"required": {"vae": ("VAE",), "name": ("STRING", {}), "max_positions": ("INT", {"default": 1})}}
+        required = {"vae": ("VAE",), "name": ("STRING", {}), "max_positions": ("INT", {"default": 1})}
+        return {"required": required, "optional": {"interrupt_at": ("INT", {"default": 0})}}
 
-    def patch(self, vae: Any, name: str, max_positions: int) -> Any:
+    def patch(self, vae: Any, name: str, max_positions: int, interrupt_at: int = 0) -> Any:
         network = vae.first_stage_model
+        calls = 0
 
         class Short:
             """The network as the VAE knows it."""
@@ -131,7 +155,11 @@ class VAE:
                 return getattr(network, attribute)
 
             def decode(self, latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+                nonlocal calls
+                calls += 1
                 note(name, tuple(latents.shape))
+                if calls == interrupt_at:
+                    mm.interrupt_current_processing()
                 if latents.shape[-1] * latents.shape[-2] > max_positions:
                     raise mm.OOM_EXCEPTION("simulated")
                 return network.decode(latents, *args, **kwargs)
