@@ -1,9 +1,9 @@
 """PA-VDM against the replacement loop and against its own ablations, at equal network evaluations: one table.
 
-    python benchmarks/paper_table.py --models DIR --out DIR --results docs/results.md
+    python benchmarks/paper_table.py --out DIR --results docs/results.md
 
-makes the videos of 40 clips of the procedural world that no training has seen, with every method, 60 s each, measures
-them and writes the table. For other networks give clips of their own in the published list's format:
+makes the videos of 40 clips of the procedural world that no training has seen, with every method and the small model
+that ships, 60 s each, measures them and writes the table. Other networks get clips in the published list's format:
 
     torchrun --nproc-per-node 8 benchmarks/paper_table.py --models DIR --list all_prompts.txt --clips DIR --out DIR ...
 
@@ -33,6 +33,7 @@ import torch
 from paper_methods import OURS, arms, evaluations
 from paper_world import CLIP_FRAMES, colours_right, world_frames, write_pieces, write_world
 
+from pavdm import small_model
 from pavdm.batch.claims import Work
 from pavdm.batch.items import Item, described, read_items
 from pavdm.batch.local import LocalMaker
@@ -54,7 +55,6 @@ from pavdm.stopping import asked_to_stop
 from pavdm.video_reader import read_frames
 
 TRUTH = "the world itself"
-_UNSET = object()
 PAIRS, SECONDS = 40, 60.0  # of the whole table
 FEWEST_PAIRS = 8  # a bootstrap of fewer says nothing
 
@@ -296,10 +296,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--label", default="The small trained model", help="heading of the table")
     add_making_options(parser, length_required=False)
     add_clip_options(parser)
-    parser.set_defaults(start_index=0, num_sample=1, sample_name="pair", aesthetic=_UNSET)
+    parser.set_defaults(start_index=0, num_sample=1, sample_name="pair", models=None)
+    if parser.parse_args(arguments).models is None:
+        parser.set_defaults(**small_model.defaults())
     options = parser.parse_args(arguments)
-    if options.aesthetic is _UNSET:  # the world's captions have no scores, those of the published weights' training do
-        options.aesthetic = None if options.list is None else 6.5
     if options.seconds is None and options.total_seconds is None:
         options.seconds = SECONDS
     if options.total_seconds is not None:

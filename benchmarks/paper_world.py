@@ -11,11 +11,11 @@ import numpy as np
 from pavdm.clip import PIECE_FRAMES
 from pavdm.files import replacing, temporary_beside
 from pavdm.settings import Settings
+from pavdm.training import world_measure
 from pavdm.training.world import draw, make_scene
-from pavdm.training.world_measure import visible_colours
+from pavdm.training.world_source import HELD_OUT
 from pavdm.video_writer import VideoWriter
 
-HELD_OUT = 1_000_000_000  # the first seed of scenes that training leaves alone
 CLIP_FRAMES = 119  # 35 latents: what the fixed window needs, all methods get
 END_SHARE = 0.15  # of the new video, as for the drifts
 
@@ -58,8 +58,6 @@ def write_pieces(path: Path, frames: Iterator[np.ndarray], settings: Settings) -
 def colours_right(frames: Iterator[np.ndarray], number: int, settings: Settings) -> float:
     """Share of the last 15 % of frames whose shapes have exactly the colours of the scene's: none lost, none new."""
     scene = make_scene(HELD_OUT + number, settings.size[1] / settings.size[0])
-    wanted = {body.colour for body in scene.bodies}
     new = round((settings.seconds or 0) * settings.fps)
     first = CLIP_FRAMES + new - max(1, round(END_SHARE * new))
-    seen = visible_colours(np.stack(list(islice(frames, first, None))))
-    return sum(set(colours) == wanted for colours in seen) / len(seen)
+    return world_measure.colours_right(np.stack(list(islice(frames, first, None))), scene)

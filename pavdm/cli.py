@@ -311,6 +311,29 @@ def _run_preprocess(options: argparse.Namespace) -> int:
     return 0
 
 
+def _run_demo(options: argparse.Namespace) -> int:
+    from pavdm import small_model
+    from pavdm.chunks import Monitor
+    from pavdm.demo import run_demo
+    from pavdm.progress_bar import ProgressBar
+    from pavdm.sampling.progressive import Interrupted
+
+    precision = precision_from(options)
+    with (
+        ProgressBar(small_model.FPS, small_model.CHUNK_FRAMES, hidden=options.quiet) as bar,
+        asked_to_stop() as should_stop,
+    ):
+        monitor = Monitor(bar.stage, bar.progress, should_stop)
+        try:
+            demo = run_demo(options.out, options.seconds, options.seed, precision, monitor, options.overwrite)
+        except Interrupted:
+            bar.close()
+            print(f"interrupted; what is finished is in {options.out}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+    print("\n".join(demo.lines()))
+    return 0
+
+
 def _run_world(options: argparse.Namespace) -> int:
     from pavdm.training.world_files import write_clips
 
@@ -322,6 +345,7 @@ def _run_world(options: argparse.Namespace) -> int:
 
 
 _COMMANDS = {
+    "demo": _run_demo,
     "cut": _run_cut,
     "batch": _run_batch,
     "world": _run_world,

@@ -12,6 +12,7 @@ from pavdm import __version__
 from pavdm.batch.options import add_batch, add_cut
 from pavdm.comfyui import command as workflow_command
 from pavdm.data_commands import add_preprocess, add_world
+from pavdm.demo import add_demo
 from pavdm.errors import InputError
 from pavdm.evaluation.command import add_options as add_evaluation_options
 from pavdm.training.options import add_train_command
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pavdm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
+    add_demo(commands)
     extend = commands.add_parser(
         "extend",
         help="continue a clip",

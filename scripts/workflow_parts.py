@@ -132,13 +132,13 @@ TINY = Profile(
     schedule={"steps": 15, "window_chunks": 3},
     loop={"steps": 15, "clip_latents": 15, "condition_latents": 5},
     cfg=3.0,
-    scores={"aesthetic": -1.0, "motion": -1.0},
+    scores={"aesthetic": 6.5, "motion": -1.0},
     prompts={
         "clip": "",  # the clip's own caption
-        "text": "|0s| A red circle moving left and right over a plain cream background. "
-        "|6s| A blue circle moving left and right over a plain cream background.",
-        "first": "A red circle moving left and right over a plain cream background.",
-        "then": "A blue circle moving left and right over a plain cream background.",
+        "text": "|0s| A red circle sliding from side to side over a plain cream background. "
+        "|6s| A blue circle sliding from side to side over a plain cream background.",
+        "first": "A red circle sliding from side to side over a plain cream background.",
+        "then": "A blue circle sliding from side to side over a plain cream background.",
     },
     seconds={"clip": 8.5, "text": 12.75, "part": 4.25},
     about_models="The small model of the pack, which knows moving shapes and nothing else: nothing has to be "

@@ -55,10 +55,10 @@ def filled(graph: Graph, settings: Settings, clip: str | None) -> Graph:
 
 
 def with_autosave(graph: Graph, prefix: str) -> Graph:
-    """The workflow with a place on its server where the sampler keeps its state, unless it names one itself."""
+    """The workflow with a place of the video's own on its server, where the sampler keeps its state."""
     graph = {number: {**node, "inputs": dict(node["inputs"])} for number, node in graph.items()}
     for node in graph.values():
-        if node["class_type"] == "PAVDM_ProgressiveSampler" and node["inputs"].get("autosave") == "":
+        if node["class_type"] == "PAVDM_ProgressiveSampler" and "autosave" in node["inputs"]:
             node["inputs"]["autosave"] = prefix
     return graph
 

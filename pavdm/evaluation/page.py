@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 
@@ -26,17 +27,27 @@ _DIFFERENCE_GAIN = 4
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+@dataclass(frozen=True)
+class Fact:
+    """A figure that stands above all others on the page: what it is, the value as text, what it means."""
+
+    name: str
+    value: str
+    meaning: str
+
+
 def render(
     methods: Mapping[str, Sequence[Measurements]],
     comparison: Comparison,
     shown: int,
     made: str,
     failed: Mapping[str, str],
+    facts: Sequence[Fact] = (),
 ) -> str:
     """The page.
 
     shown: how many videos have a section of their own. made: when, and by which command. failed: what was asked for and
-    could not be measured, with the reasons.
+    could not be measured, with the reasons. facts: what stands on top.
     """
     videos = [(method, colour % COLOURS, video) for colour, (method, of) in enumerate(methods.items()) for video in of]
     compared = len(methods) > 1 or len(videos) > 1 or "fvd" in comparison.estimates
@@ -55,7 +66,7 @@ def render(
         if shown < len(videos)
         else ""
     )
-    sections = comparison_section(methods, comparison) if compared else ""
+    sections = _facts_section(facts) + (comparison_section(methods, comparison) if compared else "")
     sections += "".join(
         _video_section(i, method if len(methods) > 1 else "", colour, video)
         for i, (method, colour, video) in enumerate(videos[:shown])
@@ -72,6 +83,17 @@ def render(
         f"{_missing_section([video for _, _, video in videos], comparison)}{_definitions_section()}</main>"
         f"<footer>{escape(made)} pavdm {escape(__version__)}.</footer></body></html>\n"
     )
+
+
+def _facts_section(facts: Sequence[Fact]) -> str:
+    if not facts:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(fact.name)}</th><td class="n">{escape(fact.value)}</td>'
+        f'<td class="long">{escape(fact.meaning)}</td></tr>'
+        for fact in facts
+    )
+    return f'<section class="card" id="facts"><h2>At a glance</h2><table><tbody>{rows}</tbody></table></section>'
 
 
 def _video_section(index: int, method: str, colour: int, video: Measurements) -> str:

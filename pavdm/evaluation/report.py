@@ -17,7 +17,7 @@ from pavdm.errors import InputError
 from pavdm.evaluation import registry
 from pavdm.evaluation.comparison import Comparison, compare
 from pavdm.evaluation.measurement import Measurements
-from pavdm.evaluation.page import render
+from pavdm.evaluation.page import Fact, render
 from pavdm.files import replacing
 
 PAGE, DATA, MEASURES, CHUNKS = "index.html", "report.json", "measures.csv", "chunks.csv"
@@ -39,14 +39,16 @@ def write_report(
     folder: Path,
     *,
     fvd: Mapping[str, float] | None = None,
+    facts: Sequence[Fact] = (),
     shown: int = 12,
     overwrite: bool = False,
     failed: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the report on the videos of every method into `folder`; returns the page's path.
 
-    fvd: of each method, if it was computed. failed: videos and measures that were asked for and could not be had, with
-    the reasons. shown: how many videos get a section of their own; all are in the tables.
+    fvd: of each method, if it was computed. facts: what stands on top of the page. shown: how many videos get a section
+    of their own; all are in the tables. failed: videos and measures that were asked for and could not be had, with the
+    reasons.
     Raises InputError if it cannot be written.
     """
     check_folder(folder, overwrite)
@@ -56,7 +58,7 @@ def write_report(
         DATA: json.dumps({**_data(methods, comparison), "failed": dict(failed or {})}, indent=1, allow_nan=False),
         MEASURES: _table(_measure_rows(methods)),
         CHUNKS: _table(_chunk_rows(methods)),
-        PAGE: render(methods, comparison, shown, made, failed or {}),
+        PAGE: render(methods, comparison, shown, made, failed or {}, facts),
     }
     try:
         folder.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
 """T5 text encoder: prompt -> one vector per token, by `transformers`, from files on disk only.
 
-A directory in Hugging Face layout holds `config.json`, the weights (`model.safetensors` or
-`pytorch_model.bin`, whole or in shards with an index; of a full T5 the decoder is left out), and the
-tokenizer (`tokenizer.json` or `spiece.model`). `DeepFloyd/t5-v1_1-xxl` is the encoder that Open-Sora was
-trained with.
+A directory in Hugging Face layout holds `config.json`, the weights (`model.safetensors` or `pytorch_model.bin`,
+whole or in shards with an index, or a single `.safetensors` of any name; of a full T5 the decoder is left out), and
+the tokenizer (`tokenizer.json` or `spiece.model`). `DeepFloyd/t5-v1_1-xxl` is the encoder that Open-Sora was trained
+with.
 """
 
 from __future__ import annotations
@@ -167,11 +167,11 @@ def _check_weight_files(directory: Path, config: dict[str, Any]) -> None:
     """Finds missing, cut-off and misdescribed files before gigabytes are read."""
     from safetensors import SafetensorError, safe_open
 
-    name = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
+    name = _weight_file(directory)
     if name is None:
         raise InputError(
             f"the text encoder in {directory} has no weights: expected one of {', '.join(WEIGHT_FILES)} "
-            f"(an index with all its shards); download them"
+            f"(an index with all its shards), or a single .safetensors file; download them"
         )
     shards = [name]
     if name.endswith(".index.json"):
@@ -203,6 +203,13 @@ def _check_weight_files(directory: Path, config: dict[str, Any]) -> None:
             f"{directory / 'config.json'} says num_layers {config['num_layers']}, the weights beside it have "
             f"{max(layers)} layers: put the config.json there that came with these weights"
         )
+
+
+def _weight_file(directory: Path) -> str | None:
+    """Name of the file or index to load: a usual one, else the only .safetensors, whatever it is called."""
+    usual = next((name for name in WEIGHT_FILES if (directory / name).is_file()), None)
+    others = [path.name for path in directory.glob("*.safetensors")]
+    return usual or (others[0] if len(others) == 1 else None)
 
 
 def read_tokenizer(directory: Path) -> Any:
@@ -247,12 +254,17 @@ def _load_tokenizer(directory: Path, config: dict[str, Any]) -> Any:
 def _load_model(directory: Path, dtype: torch.dtype) -> Any:
     import transformers
     from packaging.version import Version
+    from safetensors.torch import load_file
 
     renamed = Version(transformers.__version__) >= Version("4.56")
     options: dict[str, Any] = {"dtype" if renamed else "torch_dtype": dtype, "output_loading_info": True}
     model_class: Any = transformers.T5EncoderModel  # its annotations do not know of the loading info
+    place: str | None = str(directory)
     try:
-        model, info = model_class.from_pretrained(str(directory), local_files_only=True, **options)
+        if (name := _weight_file(directory)) is not None and name not in WEIGHT_FILES:
+            options["config"] = transformers.T5Config.from_pretrained(str(directory), local_files_only=True)
+            place, options["state_dict"] = None, load_file(directory / name)
+        model, info = model_class.from_pretrained(place, local_files_only=True, **options)
     # An unknown activation is a KeyError; a field of another type whatever it provokes.
     except (
         OSError,

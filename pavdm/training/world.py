@@ -46,7 +46,7 @@ MUTED: Mapping[str, tuple[int, int, int]] = {
 }
 TURNING_SHAPES = ("square", "triangle", "star", "cross", "heart", "crescent")
 SIZES = {"small": (0.12, 0.135), "": (0.155, 0.18), "large": (0.2, 0.225)}  # radius
-SPEEDS = {"slowly ": 0.6, "": 1.0, "quickly ": 1.6}
+SPEEDS = {"slowly ": 0.3, "": 0.5, "quickly ": 0.8}  # a chunk of 17 frames shows where things are going
 BACKGROUNDS = ("plain", "gradient", "dots", "stripes", "checks", "hills")
 TEXTURES = ("dots", "stripes", "checks")
 MARGIN = 0.02
@@ -212,7 +212,7 @@ def make_scene(seed: int, aspect: float = 1.5) -> Scene:
     colours_used = muted[:1] if kind == "plain" else [muted[0], contrasting[0]]
     pan = 0.0
     if kind not in ("plain", "gradient") and chance.below(0.5):
-        pan = chance.pick((-1, 1)) * chance.between(0.12, 0.3)
+        pan = chance.pick((-1, 1)) * chance.between(0.06, 0.15)
     background = Background(kind, tuple(colours_used), pan, chance.between(0, 10))
     light = chance.pick(("day", "day", "day", "day", "night", "night", "day to night", "night to day"))
     return Scene(seed, aspect, tuple(bodies), background, light, chance.between(9, 14))

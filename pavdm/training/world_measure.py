@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pavdm.training.world import PALETTE
+from pavdm.training.world import PALETTE, Scene
 
 Array = np.ndarray
 
@@ -45,6 +45,16 @@ def visible_colours(frames: Array, min_share: float = MIN_SHARE) -> list[tuple[s
         tuple(name for name, area in zip(COLOURS, areas, strict=True) if area >= min_share)
         for areas in colour_areas(frames)
     ]
+
+
+def colours_right(frames: Array, scene: Scene) -> float:
+    """Share of the frames uint8 (F, H, W, 3) that show exactly the colours of the scene's shapes: none lost, none new.
+
+    No two shapes share a colour, so their number is right, too. Of the scene's own frames it is a little below 1, where
+    one shape hides another.
+    """
+    wanted = {body.colour for body in scene.bodies}
+    return sum(set(colours) == wanted for colours in visible_colours(frames)) / len(frames)
 
 
 def _hue(pixels: Array) -> tuple[Array, Array]:

@@ -158,7 +158,7 @@ def test_clips_say_how_far_they_are(server: Any, workflow: Any, find: Any) -> No
     assert said[-1]["type"] == "execution_success", said[-1]
     for node, length in (("demo", 96), (encode, 85)):
         values, lengths = progress_of(said, node)
-        assert lengths == {length} and len(values) > 2 and values[-1] == length
+        assert lengths == {length} and values[0] < values[-1] == length  # newer hosts leave quick ones out
 
 
 def test_a_run_whose_server_died_goes_on_on_another_one(

@@ -171,6 +171,14 @@ def test_sharded_weights_load_like_the_single_file(published: Path, directory: P
     assert torch.equal(_load(directory).encode(["a cat"])[0], _load(published).encode(["a cat"])[0])
 
 
+def test_a_single_file_may_have_any_name_and_two_leave_the_choice_open(published: Path, directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "small-t5.safetensors")
+    assert torch.equal(_load(directory).encode(["a cat"])[0], _load(published).encode(["a cat"])[0])
+    shutil.copy(directory / "small-t5.safetensors", directory / "another.safetensors")
+    with pytest.raises(InputError, match="no weights"):
+        _load(directory)
+
+
 def test_of_a_whole_t5_only_the_encoder_is_taken(published: Path, directory: Path) -> None:
     weights = load_file(directory / "model.safetensors")
     weights["lm_head.weight"] = weights["shared.weight"].clone()

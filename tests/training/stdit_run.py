@@ -60,14 +60,13 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--steps", type=int, nargs="+", default=[4], help="several: ends there, and goes on")
+    parser.add_argument("--steps", type=int, default=4, help="in all; goes on from what is in OUT")
     parser.add_argument("--sharded", action="store_true")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if given.sharded:
         shard_on_cpu()
-    for steps in given.steps:
-        run(given.out, given.batch_size, steps)
+    run(given.out, given.batch_size, given.steps)
 
 
 if __name__ == "__main__":

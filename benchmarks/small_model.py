@@ -1,0 +1,145 @@
+"""What pavdm-tiny can do, on scenes that training never saw: python benchmarks/small_model.py --out DIR.
+
+Takes some ten minutes on 2 cores and prints a Markdown table for docs/pavdm-tiny.md: what its VAE keeps, whether the
+colour in a prompt is the colour in the picture, whether a prompt that changes half-way shows, and how long ten seconds
+take. Extension, drift and seams, beside the baseline and the ablations, are paper_table.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pavdm import small_model
+from pavdm.chunks import Monitor
+from pavdm.engine import make_video, texts_of
+from pavdm.errors import InputError
+from pavdm.evaluation.reconstruction import reconstruction_psnr
+from pavdm.networks import Networks
+from pavdm.settings import Precision, Settings
+from pavdm.training.world import Scene, draw, make_scene
+from pavdm.training.world_measure import COLOURS, colour_areas
+from pavdm.training.world_source import HELD_OUT
+from pavdm.video_reader import read_frames
+from pavdm.video_writer import VideoWriter
+
+CLIP_FRAMES = 68
+TEXT_SECONDS, SWITCH_SECONDS = 3.0, 8.0
+LAST_SECONDS = 1.0  # what the end of a video shows
+
+
+def single_scenes(count: int) -> list[Scene]:
+    """The first held-out scenes with one shape."""
+    seeds = iter(range(HELD_OUT, HELD_OUT + 10**6))
+    height, width = small_model.SIZE
+    scenes = (make_scene(seed, width / height) for seed in seeds)
+    return list(islice((scene for scene in scenes if len(scene.bodies) == 1), count))
+
+
+def recoloured(scene: Scene) -> tuple[str, str, str]:
+    """The scene's caption with another colour word; the colour that it names, and the scene's own."""
+    own = scene.bodies[0].colour
+    other = COLOURS[(COLOURS.index(own) + len(COLOURS) // 2) % len(COLOURS)]
+    return scene.caption.replace(f" {own} ", f" {other} ", 1), other, own
+
+
+def main_colour(path: Path) -> str | None:
+    """The colour of the palette that covers most of the last second; None if none is to be seen."""
+    areas = colour_areas(np.stack(list(read_frames(path))[-round(LAST_SECONDS * small_model.FPS) :])).mean(axis=0)
+    return COLOURS[int(areas.argmax())] if areas.max() > 0 else None
+
+
+def vae_quality(networks: Networks, count: int) -> tuple[float, float]:
+    """(mean, least) PSNR in dB of `count` held-out clips."""
+    height, width = small_model.SIZE
+    scenes = (make_scene(HELD_OUT + number, width / height) for number in range(count))
+    found = [
+        reconstruction_psnr(networks.vae, draw(scene, CLIP_FRAMES, small_model.SIZE, small_model.FPS))
+        for scene in scenes
+    ]
+    return float(np.mean(found)), min(found)
+
+
+def share_right(jobs: list[tuple[Settings, str]], networks: Networks, say: Callable[[str], None]) -> float:
+    """Share of the videos whose last second shows mostly the colour that is named beside their settings."""
+    right = 0
+    for number, (settings, colour) in enumerate(jobs, 1):
+        if not settings.out.exists():
+            make_video(settings, networks, Monitor())
+        seen = main_colour(settings.out)
+        right += seen == colour
+        say(f"[{number}/{len(jobs)}] {settings.out.name}: {colour} asked for, {seen} seen")
+    return right / len(jobs)
+
+
+def ten_seconds(folder: Path) -> float:
+    """Wall-clock seconds of `pavdm extend` for ten new seconds after a clip of 64 frames, its start included."""
+    clip, out = folder / "clip.mp4", folder / "ten_seconds.mp4"
+    scene = single_scenes(1)[0]
+    with VideoWriter(clip, small_model.SIZE, small_model.FPS, crf=8, overwrite=True) as writer:
+        writer.write(draw(scene, 64, small_model.SIZE, small_model.FPS))
+    command = [sys.executable, "-m", "pavdm", "extend", str(clip), "--prompt", scene.caption, "--seconds", "10"]
+    started = time.monotonic()
+    subprocess.run(
+        [*command, "--out", str(out), "--overwrite", "--quiet", *small_model.options()],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.monotonic() - started
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the videos; found ones are kept")
+    parser.add_argument("--scenes", type=int, default=32, metavar="N", help="default 32")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    networks = Networks(small_model.files(), Precision(torch.device("cpu"), torch.float32))
+    own, other, switched = [], [], []
+    for number, scene in enumerate(single_scenes(options.scenes)):
+        caption, colour, before = recoloured(scene)
+        name = f"{number:03d}"
+
+        def job(prompt: str, kind: str, seconds: float, name: str = name, seed: int = number) -> Settings:
+            return small_model.settings(prompt, options.out / f"{kind}_{name}.mp4", seconds=seconds, seed=seed)
+
+        own.append((job(scene.caption, "own", TEXT_SECONDS), before))
+        other.append((job(caption, "other", TEXT_SECONDS), colour))
+        both = f"|0s| {scene.caption} |{SWITCH_SECONDS / 2:g}s| {caption}"
+        switched.append((job(both, "switched", SWITCH_SECONDS), colour))
+    networks.encode(text for settings, _ in own + other + switched for text in texts_of(settings))
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    try:
+        mean, least = vae_quality(networks, options.scenes)
+        rows = [
+            ("VAE, PSNR of held-out clips", f"{mean:.1f} dB (worst {least:.1f})"),
+            ("text alone, the colour of the caption is seen", f"{share_right(own, networks, say):.0%}"),
+            ("text alone, another colour word in it", f"{share_right(other, networks, say):.0%}"),
+            (
+                "prompt switched half-way, the new colour is seen at the end",
+                f"{share_right(switched, networks, say):.0%}",
+            ),
+            ("10 s after a clip of 64 frames, start and loading included", f"{ten_seconds(options.out):.0f} s"),
+        ]
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"| {options.scenes} held-out scenes | |\n|---|---|")
+    for name, value in rows:
+        print(f"| {name} | {value} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
