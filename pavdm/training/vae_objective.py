@@ -1,10 +1,14 @@
 """What a video VAE is trained on: reconstruction of pixels, and a little KL so that its latents stay near a Gaussian.
 
-    loss = 10 * mean (x' - x)^2 + 0.2 * mean |x' - x| + kl_weight * KL (+ 0.1 * mean (z' - z)^2, of frames' latents)
+    loss = 10 * mean (x' - x)^2 + 0.2 * mean |x' - x| + kl_weight * KL
+         (+ 0.1 * mean (z' - z)^2, of frames' latents) (+ still_weight * still)
 
 The spatial half alone on single frames, the temporal one behind it, or both, through both posteriors. The published VAE
 was trained in such stages, too, with perceptual and adversarial losses; pictures as plain as the procedural world's do
 without. Squares lead because the colours of small shapes are large errors on few pixels.
+`still` is this project's own. A piece of 17 frames is coded alone, and what is lost of it differs from piece to piece:
+at every boundary the picture jumps. It asks that a latent be what its last frame would be coded to as a still picture,
+and that the last frame of a piece come out as that still, so as the first of the next piece does.
 Source: Rombach et al. (arXiv 2112.10752), appendix G; Open-Sora report 1.2 (docs/report_03.md).
 """
 
@@ -47,10 +51,10 @@ class PixelBatch:
 class VAEObjective(nn.Module):
     """Loss of a batch of clips. `vae` holds the weights to save; data-parallel wrappers wrap this module."""
 
-    def __init__(self, vae: VideoVAE, kl_weight: float = 1e-6) -> None:
+    def __init__(self, vae: VideoVAE, kl_weight: float = 1e-6, still_weight: float = 0.0) -> None:
         super().__init__()
         self.vae = vae
-        self.kl_weight = kl_weight
+        self.kl_weight, self.still_weight = kl_weight, still_weight
 
     def forward(self, batch: PixelBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss and, for the log: psnr in dB, and kl in nats per number of the last posterior."""
@@ -61,19 +65,44 @@ class VAEObjective(nn.Module):
         z = z.unflatten(0, (len(batch.pixels), -1)).transpose(1, 2) * factor  # (B, C, F, h, w)
         regular = kl
         decoded = z
+        still = z.new_zeros(())
         if clip_noise is not None:
-            decoded, kl = _posterior(vae.temporal_vae.encode(z), clip_noise)
-            decoded = vae.temporal_vae.decode(decoded, z.shape[2])
+            moments = vae.temporal_vae.encode(z)
+            drawn, kl = _posterior(moments, clip_noise)
+            decoded = vae.temporal_vae.decode(drawn, z.shape[2])
             regular = regular + kl
+            if self.still_weight and moments.shape[2] > 1:
+                still = self._still(z, moments, decoded)
         shown = list(batch.shown)
         pixels = vae.spatial_vae.module.decode(decoded[:, :, shown].transpose(1, 2).flatten(0, 1) / factor)
         error = pixels.float() - batch.pixels[:, :, shown].transpose(1, 2).flatten(0, 1)
         square = error.square().mean()
         loss = SQUARE_WEIGHT * square + ABSOLUTE_WEIGHT * error.abs().mean() + self.kl_weight * regular
         if clip_noise is not None:  # frames that are not decoded learn by it, too
-            loss = loss + LATENT_WEIGHT * (decoded - z.detach()).square().mean()
+            loss = loss + LATENT_WEIGHT * (decoded - z.detach()).square().mean() + self.still_weight * still
         # The range of pixels is 2, so its square is 4.
-        return loss, {"psnr": 10 * torch.log10(4.0 / square.detach()), "kl": kl.detach()}
+        logs = {"psnr": 10 * torch.log10(4.0 / square.detach()), "kl": kl.detach()}
+        return loss, {**logs, "still": still.detach()} if self.still_weight else logs
+
+    def _still(self, z: Tensor, moments: Tensor, decoded: Tensor) -> Tensor:
+        """How far a piece is from its stills, as shares of their variance: its latents, and its last frame decoded.
+
+        z, decoded: spatial latents (B, C, F, h, w) before and after. moments: of the clips (B, 2C', T, h, w).
+        """
+        temporal, length, count = self.vae.temporal_vae, z.shape[2], moments.shape[2]
+        factor = self.vae.config.temporal.factor
+        last = [length - 1 - factor * (count - 1 - index) for index in range(1, count)]  # of each latent but the first
+        stills = z[:, :, last].transpose(1, 2).flatten(0, 1)[:, :, None]  # (B * (T - 1), C, 1, h, w)
+        means = temporal.encode(stills).chunk(2, dim=1)[0]
+        means = means[:, :, 0].unflatten(0, (len(z), -1)).transpose(1, 2)  # (B, C', T - 1, h, w)
+        clip_means = moments.chunk(2, dim=1)[0][:, :, 1:]
+        shown = temporal.decode(means[:, :, -1:], 1)
+        return _unlike(clip_means, means) + _unlike(decoded[:, :, -1:], shown)
+
+
+def _unlike(x: Tensor, still: Tensor) -> Tensor:
+    """Mean square of the difference over the variance of `still`, both (B, ...), of each item; their mean."""
+    return ((x - still).flatten(1).square().mean(1) / still.flatten(1).var(1)).mean()
 
 
 def _posterior(moments: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

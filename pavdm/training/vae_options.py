@@ -32,6 +32,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="frames of a clip that are decoded to pixels in a step, to save time (default 0: all)",
     )
     vae.add_argument("--kl-weight", type=float, default=1e-6, metavar="X", help="default 1e-6")
+    vae.add_argument(
+        "--still-weight",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="how much latents should be those of still pictures, so that pieces of 17 frames join without a jump "
+        "(default 0, as published; 0.1 for a small network)",
+    )
 
 
 def plan(options: argparse.Namespace) -> Plan:
@@ -40,8 +48,8 @@ def plan(options: argparse.Namespace) -> Plan:
     from pavdm.training.task import Plan
     from pavdm.training.vae_task import VAETask
 
-    if options.decoded_frames < 0 or options.kl_weight < 0:
-        raise InputError("--decoded-frames and --kl-weight must be at least 0")
+    if min(options.decoded_frames, options.kl_weight, options.still_weight) < 0:
+        raise InputError("--decoded-frames, --kl-weight and --still-weight must be at least 0")
     if options.part == "temporal" and options.start is None:
         raise InputError("--part temporal learns behind a trained image half: say where it is with --from PATH")
     network, start = starting_vae(options)
@@ -57,6 +65,7 @@ def plan(options: argparse.Namespace) -> Plan:
         part=options.part,
         frames=options.decoded_frames,
         kl_weight=options.kl_weight,
+        still_weight=options.still_weight,
         seed=options.seed,
         start=start,
     )
@@ -73,7 +82,9 @@ def _estimate(options: argparse.Namespace, task: VAETask) -> MemoryEstimate:
 
     largest = max(task.source.extents(), key=lambda extent: extent.batch_size * math.prod(extent.shape))
     vae = VideoVAE(task.network.config, device="meta")
-    simulated = VAETask(vae, task.source, part=options.part, frames=options.decoded_frames)
+    simulated = VAETask(
+        vae, task.source, part=options.part, frames=options.decoded_frames, still_weight=options.still_weight
+    )
     if options.checkpointing:
         checkpoint_blocks(simulated.blocks())
     example = simulated.stand_in(largest)

@@ -68,13 +68,14 @@ class VAETask:
         part: Part = "whole",
         frames: int = 0,
         kl_weight: float = 1e-6,
+        still_weight: float = 0.0,
         seed: int = 0,
         start: Mapping[str, Any] | None = None,
     ) -> None:
         self.network = network
         network.temporal_vae.requires_grad_(part != "spatial")
         network.spatial_vae.requires_grad_(part != "temporal")
-        self.objective = VAEObjective(network, kl_weight)
+        self.objective = VAEObjective(network, kl_weight, still_weight)
         self.source, self._part, self._frames, self._seed = source, part, frames, seed
         self._start = dict(start or {})
 
@@ -101,6 +102,7 @@ class VAETask:
             "part": self._part,
             "frames decoded": self._frames,
             "kl weight": self.objective.kl_weight,
+            "still weight": self.objective.still_weight,
             "seed": self._seed,
             **self._start,
             "data": dict(self.source.settings()),

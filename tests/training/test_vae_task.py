@@ -82,6 +82,29 @@ def test_the_loss_is_that_of_encode_and_decode_with_the_same_noise():
     assert float(weight * regular) > 0.01 * float(loss), "or its share would not be seen"
 
 
+def test_stills_are_what_single_frames_are_coded_to():
+    vae = young_vae()
+    batch = VAETask(vae, world(17), frames=0).examples(Share())[3]
+    with torch.no_grad():
+        plain, _ = VAEObjective(vae)(batch)
+        loss, logs = VAEObjective(vae, still_weight=0.5)(batch)
+        frames, coding = [], vae.spatial_vae.module.encode(batch.pixels.transpose(1, 2).flatten(0, 1))
+        mean, log_variance = coding.chunk(2, dim=1)
+        z = (mean + (0.5 * log_variance).exp() * batch.noise[0]).unflatten(0, (2, 17)).transpose(1, 2)
+        clip_mean, clip_log_variance = vae.temporal_vae.encode(z).chunk(2, dim=1)
+        decoded = vae.temporal_vae.decode(clip_mean + (0.5 * clip_log_variance).exp() * batch.noise[1], 17)
+        expected = 0.0
+        for item in range(2):
+            frames = [vae.temporal_vae.encode(z[item, None, :, 4 * t, None])[0, :5, 0] for t in range(1, 5)]
+            stills = torch.stack(frames, dim=1)
+            expected += float((clip_mean[item, :, 1:] - stills).square().mean() / stills.var()) / 2
+            last = vae.temporal_vae.decode(stills[None, :, -1:], 1)[0, :, 0]
+            expected += float((decoded[item, :, 16] - last).square().mean() / last.var()) / 2
+    assert expected > 0.01
+    assert float(logs["still"]) == pytest.approx(expected, rel=1e-3)
+    assert float(loss - plain) == pytest.approx(0.5 * expected, rel=1e-3)
+
+
 @pytest.mark.parametrize(("part", "learning"), [("spatial", "spatial_vae"), ("temporal", "temporal_vae")])
 def test_a_stage_trains_its_half_alone(part, learning):
     task = VAETask(young_vae(), world(1 if part == "spatial" else 17), part=part, frames=3)
