@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 ADAMW_RMS = 0.2  # of AdamW's usual step, in units of the learning rate
@@ -51,27 +52,59 @@ class Muon(torch.optim.AdamW):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            if group["momentum"] is None:
-                continue
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._move(weight, group)
-                    weight.grad = None  # AdamW passes over it
+            if group["momentum"] is not None:
+                self._move([weight for weight in group["params"] if weight.grad is not None], group)
         super().step()
         return loss
 
-    def _move(self, weight: Tensor, group: dict[str, Any]) -> None:
+    def _move(self, weights: list[nn.Parameter], group: dict[str, Any]) -> None:
+        directions = orthogonal_together([self._ahead(weight, group["momentum"]) for weight in weights])
+        for weight, direction in zip(weights, directions, strict=True):
+            size = ADAMW_RMS * max(direction.shape) ** 0.5
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(direction.view_as(weight), alpha=-group["lr"] * size)
+            weight.grad = None  # AdamW passes over it
+
+    def _ahead(self, weight: Tensor, rate: float) -> Tensor:
+        """The momentum after this gradient, and a step further, as a matrix."""
         state, gradient = self.state[weight], weight.grad
         assert gradient is not None
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(weight)
             state["step"] = torch.zeros(())  # not counted here, but AdamW looks for it in any state that it loads
-        momentum = state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(momentum, group["momentum"])  # Nesterov's
-        direction = orthogonal(ahead.flatten(1))
-        size = ADAMW_RMS * max(direction.shape) ** 0.5
-        weight.mul_(1 - group["lr"] * group["weight_decay"])
-        weight.add_(direction.view_as(weight), alpha=-group["lr"] * size)
+        momentum: Tensor = state["momentum"].lerp_(gradient, 1 - rate)
+        return gradient.lerp(momentum, rate).flatten(1)  # Nesterov's
+
+
+def orthogonal_together(matrices: list[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each. Processes that train together have the same matrices: each works on a share of them."""
+    processes = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if processes == 1:
+        return [orthogonal(matrix) for matrix in matrices]
+    owners = shares([max(matrix.shape) * min(matrix.shape) ** 2 for matrix in matrices], processes)
+    found = list(matrices)
+    for owner in range(processes):
+        owned = [index for index, of in enumerate(owners) if of == owner]
+        if not owned:
+            continue
+        if owner == dist.get_rank():
+            parts = [orthogonal(matrices[index]) for index in owned]
+        else:
+            parts = [torch.empty_like(matrices[index]) for index in owned]
+        row = torch.cat([part.flatten() for part in parts])
+        dist.broadcast(row, owner)
+        for index, part in zip(owned, row.split([part.numel() for part in parts]), strict=True):
+            found[index] = part.view_as(matrices[index])
+    return found
+
+
+def shares(costs: list[int], processes: int) -> list[int]:
+    """Who does which: the process for each cost, so that all have about as much to do."""
+    owners, load = [0] * len(costs), [0] * processes
+    for index in sorted(range(len(costs)), key=lambda index: -costs[index]):
+        owners[index] = load.index(min(load))
+        load[owners[index]] += costs[index]
+    return owners
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pavdm.training.muon import ADAMW_RMS, Muon, orthogonal
+from pavdm.training.muon import ADAMW_RMS, Muon, orthogonal, shares
 
 
 @pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
@@ -64,3 +64,37 @@ def test_a_run_that_goes_on_from_a_saved_optimizer_takes_the_same_steps():
     second.load_state_dict(first.state_dict())
     run(second, continued, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(whole, continued, strict=True))
+
+
+SHAPES = [(8, 24), (24, 8), (16, 16), (4, 3, 3, 3), (5,)]
+
+
+def _steps(rank: int | None, store: str, out: str) -> None:
+    """Three steps on the same gradients; with a rank, as one of two processes."""
+    if rank is not None:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    weights = [nn.Parameter(torch.ones(shape)) for shape in SHAPES]
+    optimizer = Muon(weights, 0.01, weight_decay=0.1)
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=generator)
+        optimizer.step()
+    torch.save([weight.detach() for weight in weights], f"{out}{rank}.pt")
+    if rank is not None:
+        torch.distributed.destroy_process_group()
+
+
+def test_processes_that_share_the_work_take_the_steps_of_one(tmp_path):
+    out = str(tmp_path / "weights")
+    torch.multiprocessing.spawn(_steps, (str(tmp_path / "store"), out), nprocs=2)
+    _steps(None, "", out)
+    alone, *both = (torch.load(f"{out}{rank}.pt") for rank in (None, 0, 1))
+    for weights in both:
+        for ours, theirs in zip(weights, alone, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_the_work_is_shared_evenly():
+    assert shares([8, 1, 4, 3], 2) == [0, 1, 1, 1]
+    assert shares([2, 2, 2], 1) == [0, 0, 0]
