@@ -115,11 +115,17 @@ def _together(options: argparse.Namespace, work: Callable[[Team], int], several:
         options.device = own_device(options.device)
         networks = _networks(options)
         team.connect(networks.precision.device, guided=options.guidance != 1)
+        status = 0
         if team.leads:
-            return work(team)
-        with asked_to_stop(after=None) as should_stop:
-            follow(team, partial(load_velocity, networks), should_stop)
-    return 0
+            status = work(team)
+        else:
+            with asked_to_stop(after=None) as should_stop:
+                follow(team, partial(load_velocity, networks), should_stop)
+    if several:  # torch may abort at the end of a process that was connected to one of another team which has died
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def _make_video(options: argparse.Namespace, team: Team | None) -> int:
