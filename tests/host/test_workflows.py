@@ -36,7 +36,7 @@ FRAMES = {
 
 def videos(server: Any, graph: Any) -> list[Path]:
     outputs = server.run(graph)
-    return [path for node in outputs for path in server.files(outputs, node) if path.suffix == ".mp4"]
+    return [path for node in sorted(outputs) for path in server.files(outputs, node) if path.suffix == ".mp4"]
 
 
 @pytest.mark.parametrize("form", ["ui", "api"])
