@@ -26,6 +26,7 @@ options choose machines, GPUs and FSDP: --use_fsdp --fsdp_version 2 --fsdp_auto_
 --fsdp_transformer_layer_cls_to_wrap Block shards stdit). A file of options, as in a shell and with # for comments:
 pavdm train @recipe.txt --out DIR; what follows it on the command line counts. The same command goes on from the newest
 checkpoint in --out."""
+WARMUP = 1000  # Open-Sora v1.2's steps of warm-up; a short run, which would end before, takes a tenth of its own
 
 
 def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -75,7 +76,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--batch-size", type=int, default=1, metavar="N", help="clips of a process at a time (default 1)")
     run.add_argument("--accumulation", type=int, default=1, metavar="N", help="batches of a step (default 1)")
     run.add_argument("--learning-rate", type=float, default=1e-4, metavar="X", help="default 1e-4")
-    run.add_argument("--warmup", type=int, default=1000, metavar="N", help="steps in which it rises (default 1000)")
+    run.add_argument(
+        "--warmup", type=int, metavar="N", help="steps in which it rises (default 1000, or a tenth of a run below 10000)"
+    )
     run.add_argument("--decay", choices=("constant", "cosine"), default="constant", help="then (default constant)")
     run.add_argument("--clip", type=float, default=1.0, metavar="X", help="largest gradient norm, 0: any (default 1)")
     run.add_argument(
@@ -109,7 +112,7 @@ def run_options(options: argparse.Namespace) -> RunOptions:
     return RunOptions(
         steps=options.steps,
         learning_rate=options.learning_rate,
-        warmup=options.warmup,
+        warmup=min(WARMUP, options.steps // 10) if options.warmup is None else options.warmup,
         decay=options.decay,
         accumulation=options.accumulation,
         clip=options.clip,

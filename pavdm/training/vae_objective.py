@@ -8,7 +8,8 @@ was trained in such stages, too, with perceptual and adversarial losses; picture
 without. Squares lead because the colours of small shapes are large errors on few pixels.
 `still` is this project's own. A piece of 17 frames is coded alone, and what is lost of it differs from piece to piece:
 at every boundary the picture jumps. It asks that a latent be what its last frame would be coded to as a still picture,
-and that the last frame of a piece come out as that still, so as the first of the next piece does.
+and that a piece begin and end with its stills, so that two pieces meet as two pictures do. The first frame needs it, too:
+convolutions are causal, but the norms between them see the whole piece.
 Source: Rombach et al. (arXiv 2112.10752), appendix G; Open-Sora report 1.2 (docs/report_03.md).
 """
 
@@ -85,19 +86,21 @@ class VAEObjective(nn.Module):
         return loss, {**logs, "still": still.detach()} if self.still_weight else logs
 
     def _still(self, z: Tensor, moments: Tensor, decoded: Tensor) -> Tensor:
-        """How far a piece is from its stills, as shares of their variance: its latents, and its last frame decoded.
+        """How far a piece is from its stills, as shares of their variance: its latents, and its two ends decoded.
 
         z, decoded: spatial latents (B, C, F, h, w) before and after. moments: of the clips (B, 2C', T, h, w).
         """
         temporal, length, count = self.vae.temporal_vae, z.shape[2], moments.shape[2]
         factor = self.vae.config.temporal.factor
-        last = [length - 1 - factor * (count - 1 - index) for index in range(1, count)]  # of each latent but the first
-        stills = z[:, :, last].transpose(1, 2).flatten(0, 1)[:, :, None]  # (B * (T - 1), C, 1, h, w)
+        last = [length - 1 - factor * (count - 1 - index) for index in range(count)]  # frame of each latent
+        stills = z[:, :, last].transpose(1, 2).flatten(0, 1)[:, :, None]  # (B * T, C, 1, h, w)
         means = temporal.encode(stills).chunk(2, dim=1)[0]
-        means = means[:, :, 0].unflatten(0, (len(z), -1)).transpose(1, 2)  # (B, C', T - 1, h, w)
-        clip_means = moments.chunk(2, dim=1)[0][:, :, 1:]
-        shown = temporal.decode(means[:, :, -1:], 1)
-        return _unlike(clip_means, means) + _unlike(decoded[:, :, -1:], shown)
+        means = means[:, :, 0].unflatten(0, (len(z), -1)).transpose(1, 2)  # (B, C', T, h, w)
+        ends = [
+            _unlike(decoded[:, :, [frame]], temporal.decode(means[:, :, [index]], 1))
+            for index, frame in ((0, last[0]), (-1, last[-1]))
+        ]
+        return _unlike(moments.chunk(2, dim=1)[0], means) + sum(ends)
 
 
 def _unlike(x: Tensor, still: Tensor) -> Tensor:

@@ -99,9 +99,16 @@ def test_defaults_on_the_command_line_are_those_of_the_library() -> None:
     from pavdm.training.run_options import RunOptions
     from pavdm.training.windows import TrainingWindows
 
-    read = parser().parse_args(["train", "--steps", "5", "--out", "run"])
-    assert training_options.run_options(read) == RunOptions(steps=5, workers=2, sample_every=1000)
+    read = parser().parse_args(["train", "--steps", "10000", "--out", "run"])
+    assert training_options.run_options(read) == RunOptions(steps=10_000, workers=2, sample_every=1000)
     assert stdit_options.noising_from(read) == ProgressiveWindows(TrainingWindows(Schedule()))
+
+
+def test_a_short_run_reaches_its_learning_rate() -> None:
+    short = ["train", "--out", "run", "--learning-rate", "0.5", "--steps", "50"]
+    for typed, reached in (([], 5), (["--warmup", "20"], 20), (["--warmup", "0"], 0)):
+        options = training_options.run_options(parser().parse_args([*short, *typed]))
+        assert (options.rate(reached - 1) < 0.5 or reached == 0) and options.rate(reached) == 0.5
 
 
 @pytest.mark.parametrize(
