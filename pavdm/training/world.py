@@ -45,7 +45,7 @@ MUTED: Mapping[str, tuple[int, int, int]] = {
     "charcoal": (62, 64, 70),
 }
 TURNING_SHAPES = ("square", "triangle", "star", "cross", "heart", "crescent")
-SIZES = {"small": (0.12, 0.135), "": (0.155, 0.18), "large": (0.2, 0.225)}  # radius
+SIZES = {"small": (0.15, 0.165), "": (0.19, 0.215), "large": (0.24, 0.265)}  # radius
 SPEEDS = {"slowly ": 0.3, "": 0.5, "quickly ": 0.8}  # a chunk of 17 frames shows where things are going
 BACKGROUNDS = ("plain", "gradient", "dots", "stripes", "checks", "hills")
 TEXTURES = ("dots", "stripes", "checks")
