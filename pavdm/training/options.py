@@ -77,7 +77,10 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--accumulation", type=int, default=1, metavar="N", help="batches of a step (default 1)")
     run.add_argument("--learning-rate", type=float, default=1e-4, metavar="X", help="default 1e-4")
     run.add_argument(
-        "--warmup", type=int, metavar="N", help="steps in which it rises (default 1000, or a tenth of a run below 10000)"
+        "--warmup",
+        type=int,
+        metavar="N",
+        help="steps in which it rises (default 1000, or a tenth of fewer than 10000)",
     )
     run.add_argument("--decay", choices=("constant", "cosine"), default="constant", help="then (default constant)")
     run.add_argument("--clip", type=float, default=1.0, metavar="X", help="largest gradient norm, 0: any (default 1)")

@@ -8,7 +8,7 @@ was trained in such stages, too, with perceptual and adversarial losses; picture
 without. Squares lead because the colours of small shapes are large errors on few pixels.
 `still` is this project's own. A piece of 17 frames is coded alone, and what is lost of it differs from piece to piece:
 at every boundary the picture jumps. It asks that a latent be what its last frame would be coded to as a still picture,
-and that a piece begin and end with its stills, so that two pieces meet as two pictures do. The first frame needs it, too:
+and that a piece begin and end with its stills, so that two pieces meet as two pictures do. The first frame, too:
 convolutions are causal, but the norms between them see the whole piece.
 Source: Rombach et al. (arXiv 2112.10752), appendix G; Open-Sora report 1.2 (docs/report_03.md).
 """
@@ -96,11 +96,10 @@ class VAEObjective(nn.Module):
         stills = z[:, :, last].transpose(1, 2).flatten(0, 1)[:, :, None]  # (B * T, C, 1, h, w)
         means = temporal.encode(stills).chunk(2, dim=1)[0]
         means = means[:, :, 0].unflatten(0, (len(z), -1)).transpose(1, 2)  # (B, C', T, h, w)
-        ends = [
-            _unlike(decoded[:, :, [frame]], temporal.decode(means[:, :, [index]], 1))
-            for index, frame in ((0, last[0]), (-1, last[-1]))
-        ]
-        return _unlike(moments.chunk(2, dim=1)[0], means) + sum(ends)
+        unlike = _unlike(moments.chunk(2, dim=1)[0], means)
+        for end in (0, -1):
+            unlike = unlike + _unlike(decoded[:, :, [last[end]]], temporal.decode(means[:, :, [end]], 1))
+        return unlike
 
 
 def _unlike(x: Tensor, still: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="how much latents should be those of still pictures, so that pieces of 17 frames join without a jump "
-        "(default 0, as published; 0.1 for a small network)",
+        "(default 0, as published; 8 for the small model)",
     )
 
 

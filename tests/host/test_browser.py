@@ -57,8 +57,19 @@ def click(browser: Any, xpath: str) -> None:
 def open_page(browser: Any, server: Any) -> None:
     browser.get(server.url)
     until(lambda: browser.execute_script("return !!(window.app && app.vueAppReady && app.graph)"), "the page")
-    time.sleep(2)  # a first visit opens the template browser by itself
+    time.sleep(2)  # a first visit opens the template browser by itself; later ones the graph of before
+    models_missed(browser)
     browser.get_log("browser")  # what the page complains of before it was asked for anything of ours
+
+
+def models_missed(browser: Any) -> bool:
+    """Whether the page says which models are missing, as older ones do in a dialog, which is closed."""
+    named = "//*[@role='dialog'][contains(., 'Missing Models')]"
+    dialogs = browser.find_elements("xpath", named)
+    for dialog in dialogs:
+        dialog.find_element("css selector", "[aria-label=Close]").click()
+    until(lambda: not browser.find_elements("xpath", named), "the dialog of missing models closed", 30)
+    return bool(dialogs)
 
 
 def open_template(browser: Any, server: Any, name: str) -> None:
@@ -69,13 +80,18 @@ def open_template(browser: Any, server: Any, name: str) -> None:
     click(browser, "//*[@role='dialog']//*[normalize-space(.)='pavdm' and not(*)]")
     click(browser, f"//*[@role='dialog']//*[normalize-space(.)='{name}' and not(*)]")
     until(lambda: browser.execute_script("return app.graph.nodes.length") > 5, f"the nodes of {name}", 60)
+    time.sleep(2)
+    missed = models_missed(browser)
+    assert not (missed and name.startswith("demo_"))
     until(lambda: not browser.find_elements("css selector", "[role=dialog]"), "no dialog over the graph", 30)
 
 
 def complaints(browser: Any) -> list[str]:
-    """Errors on the page's console, but for what its own calls to its maker's registry meet: --disable-api-nodes."""
+    """Errors on the page's console, but for what its own calls meet: to its maker's registry (--disable-api-nodes), and
+    to the places of missing models for their sizes (no network)."""
     said = [entry["message"] for entry in browser.get_log("browser") if entry["level"] in ERRORS]
-    return [message for message in said if "https://api.comfy.org/" not in message]
+    own = ("https://api.comfy.org/", "Error fetching file size")
+    return [message for message in said if not any(words in message for words in own)]
 
 
 NODES = """
@@ -174,6 +190,9 @@ def test_the_blueprint_opens_whole_and_the_page_would_queue_what_the_converter_s
     browser: Any, server: Any, schemas: Any, values: dict[str, Any]
 ) -> None:
     open_page(browser, server)
+    version = browser.execute_script("return window.__COMFYUI_FRONTEND_VERSION__")
+    if values and tuple(map(int, version.split(".")[:2])) <= (1, 32):
+        pytest.skip(f"the page {version} keeps a subgraph's values inside it")
     flow = one_node_between(page_file("subgraphs/Extend a Clip (PA-VDM).json"), values)
     browser.execute_async_script("app.loadGraphData(arguments[0]).then(arguments[1])", flow)
     until(lambda: browser.execute_script("return app.graph.nodes.length") == 3, "the three nodes", 60)
