@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 
 from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size
 from pavdm.errors import InputError
+from pavdm.training.chance import integer
 from pavdm.training.clip_list import CaptionedClip, Skipped
 from pavdm.training.image_file import image_size, is_image, read_image
 from pavdm.training.order import Order, epoch_order
@@ -168,7 +169,7 @@ class ClipDataset(Dataset[Sample]):
 
     def _drawn(self, entry: Entry, seed: int) -> Array:
         generator = torch.Generator().manual_seed(seed)
-        drawn = int(torch.randint(entry.available - entry.num_frames + 1, (1,), generator=generator))
+        drawn = integer(entry.available - entry.num_frames + 1, generator)
         try:
             return self.frames(entry, drawn)
         except InputError:

@@ -17,7 +17,7 @@ from pavdm.models.checkpoint import read_stdit3
 from pavdm.models.stdit3 import STDiT3, STDiT3Config
 from pavdm.models.weights import fingerprint
 from pavdm.new_model import PRESETS
-from pavdm.training.noising import generator_for
+from pavdm.training.chance import generator_for
 
 # what begins at zero, so that every temporal block is at first an identity, and the fps without effect
 _ZERO = re.compile(r"temporal_blocks\.\d+\.(attn\.proj|cross_attn\.proj|mlp\.fc2)\.weight|fps_embedder\.mlp\.2\.weight")

@@ -204,8 +204,8 @@ def _starting_network(options: argparse.Namespace) -> tuple[STDiT3, dict[str, An
     """The network to train, and what identifies it."""
     import torch
 
+    from pavdm.training.chance import generator_for
     from pavdm.training.lora import add_lora
-    from pavdm.training.noising import generator_for
     from pavdm.training.start import from_checkpoint, from_scratch
 
     if options.start is not None:

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from pavdm.models.text_encoder import quiet_transformers
 from pavdm.training.caption_tokenizer import MASK, train_tokenizer
-from pavdm.training.noising import generator_for
+from pavdm.training.chance import generator_for, integer
 from pavdm.training.task import Share
 from pavdm.training.text_objective import MaskedTextObjective, masked_tokens
 
@@ -35,7 +35,7 @@ class MaskedCaptions(Dataset[dict[str, Tensor]]):
         generators = [
             generator_for(self._seed, "caption", number) for number in self._share.examples(index, self._batch_size)
         ]
-        chosen = [int(torch.randint(len(self._tokens), (1,), generator=generator)) for generator in generators]
+        chosen = [integer(len(self._tokens), generator) for generator in generators]
         return masked_tokens([self._tokens[i] for i in chosen], self._mask_token, self._pad_token, generators)
 
 

@@ -103,7 +103,7 @@ def starting_vae(options: argparse.Namespace) -> tuple[VideoVAE, dict[str, Any]]
     from pavdm.models.vae import VAEConfig, VideoVAE, initialize_weights
     from pavdm.models.weights import fingerprint
     from pavdm.new_model import PRESETS
-    from pavdm.training.noising import generator_for
+    from pavdm.training.chance import generator_for
     from pavdm.training.start import read_json
     from pavdm.training.vae_objective import prepare_for_training
 

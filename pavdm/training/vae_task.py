@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 
 from pavdm.models.checkpoint import save_vae
 from pavdm.models.vae import VideoVAE, latent_frames
+from pavdm.training.chance import generator_for
 from pavdm.training.dataset import Batch
-from pavdm.training.noising import generator_for
 from pavdm.training.pixel_source import PixelSource
 from pavdm.training.run_directory import step_name
 from pavdm.training.task import Extent, Share, largest_batch

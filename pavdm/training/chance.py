@@ -1,0 +1,18 @@
+"""Draws from local generators: chance belongs to what it is drawn for, never to the order of a run."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def generator_for(*names: object) -> torch.Generator:
+    """A CPU generator that only `names` decide."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def integer(count: int, generator: torch.Generator) -> int:
+    """0 .. count - 1."""
+    return int(torch.randint(count, (1,), generator=generator))
