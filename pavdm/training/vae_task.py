@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pavdm.frames import to_frames
 from pavdm.models.checkpoint import save_vae
 from pavdm.models.vae import VideoVAE, latent_frames
 from pavdm.training.chance import generator_for
@@ -132,8 +132,8 @@ class VAETask:
                 decoded = spatial.decode(spatial.encode(images).chunk(2, dim=1)[0])
                 decoded = decoded.unflatten(0, (len(pixels), -1)).transpose(1, 2)
         rows = [torch.cat(list(clips[:, :, -1]), dim=2) for clips in (pixels, decoded)]  # (3, H, B * W) each
-        picture = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0))).save(directory / f"{step_name(step)}.png")
+        (picture,) = to_frames(torch.cat(rows, dim=1)[:, None])
+        Image.fromarray(picture).save(directory / f"{step_name(step)}.png")
 
     def _first_clips(self) -> Iterable[Tensor]:
         clips = self.source.pixels(Share())
