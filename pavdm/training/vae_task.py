@@ -113,7 +113,7 @@ class VAETask:
         return [*spatial.encoder.down_blocks, *spatial.decoder.up_blocks]
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
-        """Latents are normalised anew, by the first training clips, once the whole VAE is trained."""
+        """Latents are normalised anew, by the first training clips, unless only the image half is trained."""
         vae = self._plain(weights)
         save_vae(normalise(vae, self._first_clips()) if self._part != "spatial" else vae, directory)
 
