@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 CLIP_FRAMES = 64
 CLIP, VIDEO, SHEET, REPORT = "clip.mp4", "video.mp4", "contact_sheet.png", "report"
-END_SHARE = 0.15  # of the new frames: the last ones tell what is left of colours and count
 SHEET_COLUMNS, SHEET_ROWS, SHEET_WIDTH = 6, 4, 192
 
 
@@ -129,11 +128,12 @@ def facts_of(
 
     import numpy as np
 
+    from pavdm.evaluation.drift import end_length
     from pavdm.evaluation.page import Fact
     from pavdm.training.world_measure import colours_right
     from pavdm.video_reader import read_frames
 
-    last = max(1, round(END_SHARE * new_frames))
+    last = max(1, end_length(new_frames))  # what is left of colours and count at the end
     end = np.stack(list(islice(read_frames(video), found.num_frames - last, None)))
     facts = [
         Fact(
