@@ -36,7 +36,7 @@ from paper_world import CLIP_FRAMES, colours_right, world_frames, write_pieces, 
 from pavdm import small_model
 from pavdm.batch.claims import Work
 from pavdm.batch.items import Item, described, read_items
-from pavdm.batch.local import LocalMaker
+from pavdm.batch.local import LocalMaker, check_texts, made_by
 from pavdm.batch.member import Launch, Member, write_json
 from pavdm.batch.show import Display
 from pavdm.batch.work import Job, NobodyLeft, work_through
@@ -316,25 +316,18 @@ def _bench(options: argparse.Namespace, networks: Networks) -> Bench:
         size = tuple(int(part) for part in (options.size or "64x96").split("x"))
         options.size = f"{size[0]}x{size[1]}"
         options.list = write_world(options.out, options.pairs, (size[0], size[1]), options.fps)
-    items = read_items(options, _check_texts)
-    made_by = {name: str(value) for name, value in networks.fingerprints.items()}
-    precision = networks.precision
-    how = {"dtype": precision.dtype, "text dtype": precision.text_dtype, "tile": precision.tile}
-    made_by |= {name: str(value) for name, value in how.items()}
+    items = read_items(options, check_texts)
+    of_networks = made_by(networks)
     jobs: dict[str, list[Job]] = {}
     for item in items:
         for name, settings in arms(item.settings).items():
             own = Item(f"{name.replace(',', '').replace(' ', '-')}_{item.line - 1:04d}", item.line, 0, settings)
-            made_from = {**described(settings), **made_by}
+            made_from = {**described(settings), **of_networks}
             jobs.setdefault(name, []).append(Job(own, Work(options.out, own.name), made_from))
     bench = Bench(options.out, jobs, of_world)
     for job in bench.all_jobs:
         job.work.check(job.made_from)
     return bench
-
-
-def _check_texts(settings: Settings) -> None:
-    texts_of(settings)  # some few texts cannot be cleaned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
