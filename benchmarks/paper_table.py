@@ -40,6 +40,7 @@ from pavdm.batch.local import LocalMaker, check_texts, made_by
 from pavdm.batch.member import Launch, Member, write_json
 from pavdm.batch.show import Display
 from pavdm.batch.work import Job, NobodyLeft, work_through
+from pavdm.buckets import parse_size
 from pavdm.chunks import Monitor
 from pavdm.clip import PIECE_FRAMES
 from pavdm.engine import Outcome, texts_of
@@ -313,9 +314,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _bench(options: argparse.Namespace, networks: Networks) -> Bench:
     of_world = options.list is None
     if of_world:
-        size = tuple(int(part) for part in (options.size or "64x96").split("x"))
-        options.size = f"{size[0]}x{size[1]}"
-        options.list = write_world(options.out, options.pairs, (size[0], size[1]), options.fps)
+        options.size = options.size or "64x96"
+        options.list = write_world(options.out, options.pairs, parse_size(options.size), options.fps)
     items = read_items(options, check_texts)
     of_networks = made_by(networks)
     jobs: dict[str, list[Job]] = {}
