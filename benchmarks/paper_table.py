@@ -18,7 +18,6 @@ Methods and costs: `paper_methods`.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
@@ -37,7 +36,7 @@ from pavdm import small_model
 from pavdm.batch.claims import Work
 from pavdm.batch.items import Item, described, read_items
 from pavdm.batch.local import LocalMaker, check_texts, made_by
-from pavdm.batch.member import Launch, Member, write_json
+from pavdm.batch.member import Launch, Member, read_json, write_json
 from pavdm.batch.show import Display
 from pavdm.batch.work import Job, NobodyLeft, work_through
 from pavdm.buckets import parse_size
@@ -104,7 +103,7 @@ class Bench:
 
     def of_video(self, job: Job) -> dict[str, float | None]:
         """The measurements of a finished video, taken now if there are none."""
-        kept = _kept(_measures_file(job))
+        kept = read_json(_measures_file(job))
         return self.measure_video(job, job.work.video) if kept is None else kept
 
     def of_truth(self, job: Job) -> dict[str, float | None]:
@@ -113,7 +112,7 @@ class Bench:
         height, width = settings.size
         name = f"world_{number:04d}_{height}x{width}_{settings.seconds:g}s_{settings.fps:g}fps"
         path = self.folder / "measures" / f"{name}.json"
-        if (kept := _kept(path)) is not None:
+        if (kept := read_json(path)) is not None:
             return kept
         path.parent.mkdir(parents=True, exist_ok=True)
         video = temporary_beside(path).with_suffix(".mp4")
@@ -129,14 +128,6 @@ class Bench:
 
 def _measures_file(job: Job) -> Path:
     return job.work.folder / "measures.json"
-
-
-def _kept(path: Path) -> dict[str, float | None] | None:
-    try:
-        found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def _with_moving(summary: dict[str, float | None]) -> dict[str, float | None]:

@@ -79,7 +79,6 @@ class _OwnNetworks:
         self._team = team
         options.device = _own_device(options.device, launch)
         self._networks = Networks(models_from(options), precision_from(options))
-
         self.check = check_texts
 
     def identity(self) -> dict[str, str]:
