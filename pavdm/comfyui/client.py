@@ -97,6 +97,11 @@ class Outcome:
         return list(dict.fromkeys(found))
 
 
+def copied(graph: Graph) -> Graph:
+    """The same workflow; its inputs can be set without changing this one's."""
+    return {number: {**node, "inputs": dict(node["inputs"])} for number, node in graph.items()}
+
+
 def node_name(graph: Graph, node: str | None) -> str:
     """How a node is named to a person: its title, class and id."""
     content = graph.get(node or "", {})
