@@ -213,14 +213,13 @@ def _fresh_state(
     elif latents is not None and settings.condition == "first":
         used = progressive.num_conditioning_latents(schedule, latents.shape[2])
         conditioning = latents[:, :, :used]
-    frames_per_chunk = schedule.chunk_latents * PIECE_FRAMES / PIECE_LATENTS
     return progressive.start(
         schedule,
         conditioning,
         shape=shape,
         seeds=(settings.seed,),
         prompts=(_as_trained(settings),),
-        chunk_seconds=frames_per_chunk / settings.fps,
+        chunk_seconds=settings.chunk_frames / settings.fps,
         prompt_switch=settings.prompt_switch,
         settings={
             "method": settings.method,
