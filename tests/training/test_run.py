@@ -156,11 +156,11 @@ def test_only_the_newest_checkpoints_are_kept(unbroken: Path) -> None:
 
 def test_a_run_is_not_continued_with_other_settings(tmp_path: Path) -> None:
     trained(tmp_path, steps=2)
-    with pytest.raises(InputError, match=r"learning_rate 0\.01, now 0\.02"):
+    with pytest.raises(InputError, match=r"learning_rate: 0\.01 there, 0\.02 now"):
         trained(tmp_path, learning_rate=2e-2)
-    with pytest.raises(InputError, match="batches per step 1, now 2"):
+    with pytest.raises(InputError, match="batches per step: 1 there, 2 now"):
         trained(tmp_path, accumulation=2)
-    with pytest.raises(InputError, match="seed 0, now 1"):
+    with pytest.raises(InputError, match="seed: 0 there, 1 now"):
         trained(tmp_path, ToyTask(seed=1))
     with pytest.raises(InputError, match="has made 2 steps already"):
         trained(tmp_path, steps=1)
