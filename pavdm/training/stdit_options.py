@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
-from pavdm.training.start_options import open_clips, precision_of
+from pavdm.training.start_options import memory_of, open_clips, precision_of
 
 if TYPE_CHECKING:
     from pavdm.models.stdit3 import STDiT3, STDiT3Config
@@ -130,8 +130,7 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
 
     from pavdm.models.stdit3 import STDiT3
     from pavdm.training.lora import add_lora
-    from pavdm.training.memory import attention_without_matrix, estimate, peak_bytes
-    from pavdm.training.run import checkpoint_blocks
+    from pavdm.training.memory import attention_without_matrix
     from pavdm.training.stdit_task import STDiTObjective, stand_in
     from pavdm.training.task import Extent
 
@@ -145,8 +144,6 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
         return network
 
     simulated = network(torch.float32)
-    if options.checkpointing:
-        checkpoint_blocks(simulated.blocks())
     longest = 10**9 if options.objective == "whole-clip" else schedule_from(options).window_latents
     extents = [Extent(options.batch_size, (config.in_channels, 30, 30, 53), (240, 426))]
     if source is not None:
@@ -158,14 +155,7 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
 
     largest = max(extents, key=lambda extent: math.prod(shown(extent)))
     example = stand_in(shown(largest), config.model_max_length, config.caption_channels, largest.size)
-    objective = STDiTObjective(simulated)
-
-    def step() -> None:
-        for _ in range(min(2, options.accumulation)):  # from the second batch on, gradients are there all the time
-            objective(example)[0].backward()
-
-    mixed = precision_of(options) in ("bf16", "fp16")
-    return estimate(network(frozen), peak_bytes(step), ema=options.ema > 0, mixed=mixed)
+    return memory_of(options, network(frozen), STDiTObjective(simulated), simulated.blocks(), example)
 
 
 def _half_frozen(options: argparse.Namespace) -> bool:
