@@ -56,7 +56,7 @@ def write_pieces(path: Path, frames: Iterator[np.ndarray], settings: Settings) -
 
 
 def colours_right(frames: Iterator[np.ndarray], number: int, settings: Settings) -> float:
-    """Share of the frames at the end (as for the drifts) whose shapes have exactly the colours of the scene's: none lost, none new."""
+    """Share of the last 15 % of frames whose shapes have exactly the colours of the scene's: none lost, none new."""
     scene = make_scene(HELD_OUT + number, settings.size[1] / settings.size[0])
     new = round((settings.seconds or 0) * settings.fps)
     first = CLIP_FRAMES + new - max(1, end_length(new))

@@ -30,7 +30,7 @@ def filled(graph: Graph, settings: Settings, clip: str | None) -> Graph:
     """The workflow with the settings in the inputs of its nodes, found by their class.
 
     clip: the uploaded clip's name on the server, None for a video from text alone.
-    Raises InputError for settings that the nodes have no input for, and if the workflow has no place for the prompt, the
+    Raises InputError for settings that no node has an input for, and if the workflow has no place for the prompt, the
     clip, or a setting that differs from the usual.
     """
     unheard = [option for option, (name, value) in _FIXED.items() if getattr(settings, name) != value]

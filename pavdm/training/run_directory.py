@@ -130,7 +130,7 @@ class RunDirectory:
 
 
 def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
-    """Raise InputError, naming what differs, if what was begun with `saved` settings would go on with those of `now`."""
+    """Raise InputError, naming what differs, if what was begun with `saved` settings would go on with others."""
     present = json.loads(json.dumps(now))  # as they would be read back: tuples are lists
     names = sorted(saved.keys() | present.keys())
     differing = [name for name in names if saved.get(name) != present.get(name)]
