@@ -111,16 +111,13 @@ def plan(options: argparse.Namespace) -> Plan:
 
 def _config(options: argparse.Namespace) -> STDiT3Config:
     from pavdm.models.checkpoint import stdit3_config
+    from pavdm.models.stdit3 import STDiT3Config
     from pavdm.models.weights import Weights
-    from pavdm.training.start import preset_config, read_config
+    from pavdm.training.start import chosen_config
 
     if options.start is not None:
         return stdit3_config(Weights(options.start))
-    if options.config is not None:
-        return read_config(options.config)
-    if options.like is not None:
-        return preset_config(options.like)
-    raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")
+    return chosen_config(options.config, options.like, STDiT3Config.from_dict, lambda preset: preset.stdit)
 
 
 def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source | None) -> MemoryEstimate:

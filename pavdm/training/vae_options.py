@@ -91,9 +91,8 @@ def starting_vae(options: argparse.Namespace) -> tuple[VideoVAE, dict[str, Any]]
     from pavdm.models.checkpoint import load_vae
     from pavdm.models.vae import VAEConfig, VideoVAE, initialize_weights
     from pavdm.models.weights import fingerprint
-    from pavdm.new_model import PRESETS
     from pavdm.training.chance import generator_for
-    from pavdm.training.start import read_json
+    from pavdm.training.start import chosen_config
     from pavdm.training.vae_objective import prepare_for_training
 
     if options.start is not None:
@@ -101,12 +100,7 @@ def starting_vae(options: argparse.Namespace) -> tuple[VideoVAE, dict[str, Any]]
         vae = VideoVAE(loaded.config)
         vae.load_state_dict(loaded.state_dict())  # copies: the file's own memory must not be trained
         return vae, {"start": fingerprint(options.start)[:16]}
-    if options.config is not None:
-        config = VAEConfig.from_dict(read_json(options.config))
-    elif options.like is not None:
-        config = PRESETS[options.like].vae
-    else:
-        raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")
+    config = chosen_config(options.config, options.like, VAEConfig.from_dict, lambda preset: preset.vae)
     vae = VideoVAE(config)
     initialize_weights(vae, generator_for(options.seed, "weights"))
     prepare_for_training(vae)
