@@ -25,7 +25,7 @@ SHEET_COLUMNS, SHEET_ROWS, SHEET_WIDTH = 6, 4, 192
 
 @dataclass(frozen=True)
 class Demo:
-    """What was made. page: the report. seconds_taken: from the first network's loading to the finished video."""
+    """What was made. page: the report."""
 
     clip: Path
     video: Path
@@ -33,7 +33,6 @@ class Demo:
     page: Path
     caption: str
     facts: tuple[Fact, ...]
-    seconds_taken: float
 
     def lines(self) -> list[str]:
         """For a person: what it showed, the figures, where everything is, and how to go on."""
@@ -108,7 +107,7 @@ def run_demo(
     facts = facts_of(found, video, scene, outcome.new_frames, reconstruction_psnr(networks.vae, frames), taken)
     page = write_report({"PA-VDM": [found]}, folder / REPORT, facts=facts, overwrite=overwrite)
     write_sheet(found, sheet)
-    return Demo(clip, video, sheet, page, scene.caption, facts, taken)
+    return Demo(clip, video, sheet, page, scene.caption, facts)
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
@@ -123,7 +122,7 @@ def check_out(folder: Path, overwrite: bool) -> None:
 def facts_of(
     found: Measurements, video: Path, scene: Scene, new_frames: int, psnr: float, taken: float
 ) -> tuple[Fact, ...]:
-    """The figures that pavdm-tiny is judged by (docs/pavdm-tiny.md), of this one video."""
+    """The figures that pavdm-tiny is judged by (docs/pavdm-tiny.md), of this one video. taken: seconds to make it."""
     from itertools import islice
 
     import numpy as np

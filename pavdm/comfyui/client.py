@@ -81,7 +81,6 @@ class Update:
 class Outcome:
     """A finished run: what every output node reports to the page, and the files among that."""
 
-    prompt_id: str
     outputs: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -269,7 +268,7 @@ class Client:
                 node = str(content.get("node_id"))
                 text = str(content.get("exception_message", "no message")).strip()
                 raise RunFailed(f"{node_name(graph, node)}: {text}", node)
-        return Outcome(prompt_id, entry.get("outputs", {}))
+        return Outcome(entry.get("outputs", {}))
 
     async def _is_queued(self, prompt_id: str) -> bool:
         queue = await self._json("GET", "/queue")

@@ -15,7 +15,7 @@ from pavdm.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from pavdm.training.coding import Coder, Coding
+    from pavdm.training.coding import Coder
     from pavdm.training.memory import MemoryEstimate
     from pavdm.training.pixel_source import PixelSource
     from pavdm.training.source import Source
@@ -112,10 +112,10 @@ def open_clips(options: argparse.Namespace) -> Source:
     networks = {"vae": options.vae, "text encoder": options.text_encoder}
     identity = {} if data.is_latents else {name: fingerprint(path)[:16] for name, path in networks.items()}
     coding = Coding(seed=options.seed, aesthetic=options.aesthetic, identity=identity)
-    return clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options, coding))
+    return clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options))
 
 
-def _coder(options: argparse.Namespace, coding: Coding) -> Coder:
+def _coder(options: argparse.Namespace) -> Coder:
     import torch
 
     from pavdm.models.checkpoint import load_vae
