@@ -293,7 +293,8 @@ def _run_workflow(options: argparse.Namespace) -> int:
 
 
 def _run_preprocess(options: argparse.Namespace) -> int:
-    from pavdm.data_commands import ClipCounter, run_preprocess
+    from pavdm.data_commands import run_preprocess
+    from pavdm.progress_bar import ClipCounter
     from pavdm.training.preprocess import Stopped
 
     with ClipCounter(hidden=options.quiet) as counter, asked_to_stop("this clip") as should_stop:
