@@ -1,9 +1,10 @@
-"""Draws from local generators: chance belongs to what it is drawn for, never to the order of a run."""
+"""Draws that only names or numbers decide: chance belongs to what it is drawn for, never to the order of a run."""
 
 from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 
 
@@ -16,3 +17,8 @@ def generator_for(*names: object) -> torch.Generator:
 def integer(count: int, generator: torch.Generator) -> int:
     """0 .. count - 1."""
     return int(torch.randint(count, (1,), generator=generator))
+
+
+def uniform(count: int, *key: int) -> np.ndarray:
+    """`count` numbers in 0..1 that only `key` (whole numbers, at least 0) decides."""
+    return np.random.Generator(np.random.PCG64(key)).random(count)
