@@ -18,7 +18,6 @@ Methods and costs: `paper_methods`.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
@@ -36,10 +35,11 @@ from paper_world import CLIP_FRAMES, colours_right, world_frames, write_pieces, 
 from pavdm import small_model
 from pavdm.batch.claims import Work
 from pavdm.batch.items import Item, described, read_items
-from pavdm.batch.local import LocalMaker
-from pavdm.batch.member import Launch, Member, write_json
+from pavdm.batch.local import LocalMaker, check_texts, made_by
+from pavdm.batch.member import Launch, Member, read_json, write_json
 from pavdm.batch.show import Display
 from pavdm.batch.work import Job, NobodyLeft, work_through
+from pavdm.buckets import parse_size
 from pavdm.chunks import Monitor
 from pavdm.clip import PIECE_FRAMES
 from pavdm.engine import Outcome, texts_of
@@ -103,7 +103,7 @@ class Bench:
 
     def of_video(self, job: Job) -> dict[str, float | None]:
         """The measurements of a finished video, taken now if there are none."""
-        kept = _kept(_measures_file(job))
+        kept = read_json(_measures_file(job))
         return self.measure_video(job, job.work.video) if kept is None else kept
 
     def of_truth(self, job: Job) -> dict[str, float | None]:
@@ -112,7 +112,7 @@ class Bench:
         height, width = settings.size
         name = f"world_{number:04d}_{height}x{width}_{settings.seconds:g}s_{settings.fps:g}fps"
         path = self.folder / "measures" / f"{name}.json"
-        if (kept := _kept(path)) is not None:
+        if (kept := read_json(path)) is not None:
             return kept
         path.parent.mkdir(parents=True, exist_ok=True)
         video = temporary_beside(path).with_suffix(".mp4")
@@ -128,14 +128,6 @@ class Bench:
 
 def _measures_file(job: Job) -> Path:
     return job.work.folder / "measures.json"
-
-
-def _kept(path: Path) -> dict[str, float | None] | None:
-    try:
-        found: dict[str, float | None] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    return found
 
 
 def _with_moving(summary: dict[str, float | None]) -> dict[str, float | None]:
@@ -313,28 +305,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _bench(options: argparse.Namespace, networks: Networks) -> Bench:
     of_world = options.list is None
     if of_world:
-        size = tuple(int(part) for part in (options.size or "64x96").split("x"))
-        options.size = f"{size[0]}x{size[1]}"
-        options.list = write_world(options.out, options.pairs, (size[0], size[1]), options.fps)
-    items = read_items(options, _check_texts)
-    made_by = {name: str(value) for name, value in networks.fingerprints.items()}
-    precision = networks.precision
-    how = {"dtype": precision.dtype, "text dtype": precision.text_dtype, "tile": precision.tile}
-    made_by |= {name: str(value) for name, value in how.items()}
+        options.size = options.size or "64x96"
+        options.list = write_world(options.out, options.pairs, parse_size(options.size), options.fps)
+    items = read_items(options, check_texts)
+    of_networks = made_by(networks)
     jobs: dict[str, list[Job]] = {}
     for item in items:
         for name, settings in arms(item.settings).items():
             own = Item(f"{name.replace(',', '').replace(' ', '-')}_{item.line - 1:04d}", item.line, 0, settings)
-            made_from = {**described(settings), **made_by}
+            made_from = {**described(settings), **of_networks}
             jobs.setdefault(name, []).append(Job(own, Work(options.out, own.name), made_from))
     bench = Bench(options.out, jobs, of_world)
     for job in bench.all_jobs:
         job.work.check(job.made_from)
     return bench
-
-
-def _check_texts(settings: Settings) -> None:
-    texts_of(settings)  # some few texts cannot be cleaned
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

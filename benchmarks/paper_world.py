@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pavdm.clip import PIECE_FRAMES
+from pavdm.evaluation.drift import end_length
 from pavdm.files import replacing, temporary_beside
 from pavdm.settings import Settings
 from pavdm.training import world_measure
@@ -17,7 +18,6 @@ from pavdm.training.world_source import HELD_OUT
 from pavdm.video_writer import VideoWriter
 
 CLIP_FRAMES = 119  # 35 latents: what the fixed window needs, all methods get
-END_SHARE = 0.15  # of the new video, as for the drifts
 
 
 def write_world(folder: Path, count: int, size: tuple[int, int], fps: float) -> Path:
@@ -59,5 +59,5 @@ def colours_right(frames: Iterator[np.ndarray], number: int, settings: Settings)
     """Share of the last 15 % of frames whose shapes have exactly the colours of the scene's: none lost, none new."""
     scene = make_scene(HELD_OUT + number, settings.size[1] / settings.size[0])
     new = round((settings.seconds or 0) * settings.fps)
-    first = CLIP_FRAMES + new - max(1, round(END_SHARE * new))
+    first = CLIP_FRAMES + new - max(1, end_length(new))
     return world_measure.colours_right(np.stack(list(islice(frames, first, None))), scene)

@@ -12,7 +12,11 @@ from typing import Any
 import comfy.model_management
 import comfy.model_patcher
 import folder_paths
+import numpy as np
+import torch
 from comfy_api.latest import io
+from numpy.typing import NDArray
+from torch import Tensor
 
 CATEGORY = "PA-VDM"
 _FIELDS = {field.name for field in dataclasses.fields(io.Schema)}
@@ -43,6 +47,11 @@ def is_dynamic(patcher: Any) -> bool:
 def check_interrupted() -> None:
     """Raise the host's own exception when the user pressed Cancel."""
     comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """IMAGE (F, H, W, 3) in 0..1, or one picture of it -> the same as a uint8 array."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def is_out_of_memory(error: Exception) -> bool:

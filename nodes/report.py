@@ -19,7 +19,7 @@ from pavdm.evaluation.latents import latent_statistics
 from pavdm.evaluation.measurement import measure
 from pavdm.video_reader import probe
 
-from .host import check_interrupted, schema
+from .host import check_interrupted, schema, to_uint8
 
 
 class DriftReport(io.ComfyNode):
@@ -116,7 +116,7 @@ def _frames_of(video: Any) -> tuple[str | Iterator[NDArray[np.uint8]], float | N
 def _one_by_one(images: Tensor) -> Iterator[NDArray[np.uint8]]:
     """(F, H, W, C) in 0..1 -> uint8 frames, one at a time."""
     for image in images:
-        yield (image[..., :3] * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+        yield to_uint8(image[..., :3])
 
 
 def _image(picture: Any) -> Tensor:

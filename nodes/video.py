@@ -10,7 +10,6 @@ from typing import Any
 
 import comfy.utils
 import folder_paths
-import torch
 from comfy_api.input_impl import VideoFromFile
 from comfy_api.latest import io
 from torch import Tensor
@@ -22,7 +21,7 @@ from pavdm.video_codecs import CODECS
 from pavdm.video_writer import VideoWriter
 
 from .conditioning import Layout, fitted, layout_of
-from .host import check_interrupted, schema
+from .host import check_interrupted, schema, to_uint8
 from .vae import require_open_sora
 
 
@@ -65,11 +64,6 @@ def decode_to_file(
     except BaseException:
         writer.partial_path.unlink(missing_ok=True)
         raise
-
-
-def to_uint8(images: Tensor) -> Any:
-    """IMAGE (F, H, W, 3) in 0..1 -> the same as a uint8 array."""
-    return (images * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
 
 
 def own_frames(

@@ -293,7 +293,8 @@ def _run_workflow(options: argparse.Namespace) -> int:
 
 
 def _run_preprocess(options: argparse.Namespace) -> int:
-    from pavdm.data_commands import ClipCounter, run_preprocess
+    from pavdm.data_commands import run_preprocess
+    from pavdm.progress_bar import ClipCounter
     from pavdm.training.preprocess import Stopped
 
     with ClipCounter(hidden=options.quiet) as counter, asked_to_stop("this clip") as should_stop:
@@ -320,13 +321,14 @@ def _run_preprocess(options: argparse.Namespace) -> int:
 def _run_demo(options: argparse.Namespace) -> int:
     from pavdm import small_model
     from pavdm.chunks import Monitor
+    from pavdm.clip import PIECE_FRAMES
     from pavdm.demo import run_demo
     from pavdm.progress_bar import ProgressBar
     from pavdm.sampling.progressive import Interrupted
 
     precision = precision_from(options)
     with (
-        ProgressBar(small_model.FPS, small_model.CHUNK_FRAMES, hidden=options.quiet) as bar,
+        ProgressBar(small_model.FPS, PIECE_FRAMES, hidden=options.quiet) as bar,
         asked_to_stop() as should_stop,
     ):
         monitor = Monitor(bar.stage, bar.progress, should_stop)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.frames import to_pixels
 from pavdm.video_reader import read_frames
 
 PIECE_FRAMES = 17  # the VAE codes 17 frames as 5 latents, independently of the others
@@ -51,7 +51,7 @@ class Conditioning:
 
     def pixels(self) -> Tensor:
         """(1, 3, F, H, W) fp32 in [-1, 1]."""
-        return torch.from_numpy(self.frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        return to_pixels(self.frames)
 
 
 def resampled(num_frames: int, source_fps: float, fps: float) -> list[int]:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from pavdm.errors import InputError
 
@@ -210,42 +206,3 @@ def run_preprocess(
         progress=progress,
         should_stop=should_stop,
     )
-
-
-class ClipCounter:
-    """A bar over the clips of this process, with the time that is left. A context manager."""
-
-    def __init__(self, hidden: bool) -> None:
-        self._hidden = hidden
-        self._bar: tqdm[Any] | None = None
-
-    def __enter__(self) -> ClipCounter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._bar is not None:
-            with suppress(OSError):
-                self._bar.close()
-            self._bar = None
-
-    def show(self, progress: Progress) -> None:
-        if self._hidden:
-            return
-        try:
-            if self._bar is None:
-                self._bar = tqdm(
-                    total=progress.total,
-                    initial=progress.found,
-                    unit=" clips",
-                    file=sys.stderr,
-                    ascii=" -=#",
-                    mininterval=0.1 if sys.stderr.isatty() else 10,
-                )
-            if progress.skipped:
-                self._bar.set_postfix_str(f"{progress.skipped} skipped", refresh=False)
-            self._bar.update(progress.done - self._bar.n)
-        except OSError:  # a terminal that has gone away must not end the run
-            self._hidden = True

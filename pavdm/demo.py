@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
 CLIP_FRAMES = 64
 CLIP, VIDEO, SHEET, REPORT = "clip.mp4", "video.mp4", "contact_sheet.png", "report"
-END_SHARE = 0.15  # of the new frames: the last ones tell what is left of colours and count
 SHEET_COLUMNS, SHEET_ROWS, SHEET_WIDTH = 6, 4, 192
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What was made. page: the report. seconds_taken: from the first network's loading to the finished video."""
+    """What was made. page: the report."""
 
     clip: Path
     video: Path
@@ -34,7 +33,6 @@ class Demo:
     page: Path
     caption: str
     facts: tuple[Fact, ...]
-    seconds_taken: float
 
     def lines(self) -> list[str]:
         """For a person: what it showed, the figures, where everything is, and how to go on."""
@@ -109,7 +107,7 @@ def run_demo(
     facts = facts_of(found, video, scene, outcome.new_frames, reconstruction_psnr(networks.vae, frames), taken)
     page = write_report({"PA-VDM": [found]}, folder / REPORT, facts=facts, overwrite=overwrite)
     write_sheet(found, sheet)
-    return Demo(clip, video, sheet, page, scene.caption, facts, taken)
+    return Demo(clip, video, sheet, page, scene.caption, facts)
 
 
 def check_out(folder: Path, overwrite: bool) -> None:
@@ -124,16 +122,17 @@ def check_out(folder: Path, overwrite: bool) -> None:
 def facts_of(
     found: Measurements, video: Path, scene: Scene, new_frames: int, psnr: float, taken: float
 ) -> tuple[Fact, ...]:
-    """The figures that pavdm-tiny is judged by (docs/pavdm-tiny.md), of this one video."""
+    """The figures that pavdm-tiny is judged by (docs/pavdm-tiny.md), of this one video. taken: seconds to make it."""
     from itertools import islice
 
     import numpy as np
 
+    from pavdm.evaluation.drift import end_length
     from pavdm.evaluation.page import Fact
     from pavdm.training.world_measure import colours_right
     from pavdm.video_reader import read_frames
 
-    last = max(1, round(END_SHARE * new_frames))
+    last = max(1, end_length(new_frames))  # what is left of colours and count at the end
     end = np.stack(list(islice(read_frames(video), found.num_frames - last, None)))
     facts = [
         Fact(

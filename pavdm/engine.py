@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pavdm import __version__, captions
 from pavdm.chunks import Monitor, Run, progressive_chunks, replacement_chunks
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS, ClipSource, Conditioning, read_conditioning
 from pavdm.errors import InputError
+from pavdm.frames import to_frames
 from pavdm.models.vae import VideoVAE
 from pavdm.networks import Networks
 from pavdm.parallel.team import Team
@@ -101,7 +101,7 @@ def make_video(settings: Settings, networks: Networks, monitor: Monitor, team: T
             if monitor.should_stop():
                 raise Interrupted
             with torch.inference_mode():
-                decoded = _to_frames(next(pieces))
+                decoded = to_frames(next(pieces)[0])
             frames = decoded[padding : padding + remaining]
             padding -= min(padding, len(decoded))
             writer.write(frames)
@@ -213,14 +213,13 @@ def _fresh_state(
     elif latents is not None and settings.condition == "first":
         used = progressive.num_conditioning_latents(schedule, latents.shape[2])
         conditioning = latents[:, :, :used]
-    frames_per_chunk = schedule.chunk_latents * PIECE_FRAMES / PIECE_LATENTS
     return progressive.start(
         schedule,
         conditioning,
         shape=shape,
         seeds=(settings.seed,),
         prompts=(_as_trained(settings),),
-        chunk_seconds=frames_per_chunk / settings.fps,
+        chunk_seconds=settings.chunk_frames / settings.fps,
         prompt_switch=settings.prompt_switch,
         settings={
             "method": settings.method,
@@ -287,12 +286,6 @@ def load_velocity(networks: Networks, embeddings: Mapping[str, Tensor], settings
         size=settings.size,
         fps=settings.fps,
     )
-
-
-def _to_frames(pixels: Tensor) -> NDArray[np.uint8]:
-    """(1, 3, F, H, W) in [-1, 1] -> (F, H, W, 3) uint8."""
-    scaled = ((pixels[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 3, 0).cpu().numpy()
 
 
 def _record(settings: Settings, state: WindowState, plan: Plan) -> dict[str, Any]:

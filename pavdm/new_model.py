@@ -178,7 +178,7 @@ def _drawer(specs: Mapping[str, Spec], generator: torch.Generator, preset: Prese
         if name == ROPE:
             yield rope_frequencies(preset.stdit)
             return
-        mean, deviation = _distribution(name, shape, preset.text_encoder.d_kv)
+        mean, deviation = distribution(name, shape, preset.text_encoder.d_kv)
         count = math.prod(shape)
         for start in range(0, count, PIECE):
             length = min(PIECE, count - start)
@@ -190,7 +190,7 @@ def _drawer(specs: Mapping[str, Spec], generator: torch.Generator, preset: Prese
     return draw
 
 
-def _distribution(name: str, shape: tuple[int, ...], d_kv: int) -> tuple[float, float]:
+def distribution(name: str, shape: tuple[int, ...], d_kv: int) -> tuple[float, float]:
     """Mean and standard deviation of a tensor's values; the mean is 0 where the deviation is not."""
     if len(shape) == 1:  # norms, then biases
         return (1.0 if name.endswith(".weight") else 0.0), 0.0

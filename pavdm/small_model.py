@@ -17,7 +17,6 @@ FOLDER = Path(__file__).resolve().parent / "bundled"  # also a folder for --mode
 SIZE = (64, 96)  # height, width
 FPS = 24.0
 SCHEDULE = Schedule(window_chunks=3, steps=15)
-CHUNK_FRAMES = 17
 GUIDANCE = 3.0
 AESTHETIC = 6.5  # the score that its captions carried
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from workflow_files import NAMESPACE, NODE_WIDTH, SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS, Drawing
+from workflow_files import NAMESPACE, NODE_WIDTH, Drawing
 from workflow_parts import Outside
+
+from pavdm.comfyui.convert import SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS
 
 CATEGORY = "PA-VDM"
 END_WIDTH, END_GAP, ROW = 120, 200, 20

@@ -14,6 +14,7 @@ import torch
 
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
 from pavdm.errors import InputError
+from pavdm.frames import to_pixels
 from pavdm.models.checkpoint import load_vae
 from pavdm.models.files import CONFIG, read_config
 from pavdm.models.latent_preview import LatentPreview, fit_preview
@@ -33,7 +34,7 @@ def fitted(vae_path: Path, clips: list[Path]) -> tuple[LatentPreview, float]:
         frames = [frame for _, frame in zip(range(PIECE_FRAMES), read_frames(clip, fps=FPS, size=SIZE), strict=False)]
         if len(frames) < PIECE_FRAMES:
             raise InputError(f"{clip} has {len(frames)} frames, {PIECE_FRAMES} are needed: leave it out")
-        pieces.append(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1)
+        pieces.append(to_pixels(np.stack(frames)))
     pixels = torch.cat(pieces)
     latents = torch.cat([vae.encode(piece) for piece in pieces])
     preview = fit_preview(latents, pixels)

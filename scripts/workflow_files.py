@@ -14,12 +14,12 @@ from typing import Any
 
 from workflow_parts import Flow, Group, Node, Out, Outside
 
+from pavdm.comfyui.convert import SUBGRAPH_INPUTS
 from pavdm.comfyui.widgets import default_of, has_widget, inputs_of
 
 NOTE_WIDTH, NODE_WIDTH, GAP, MARGIN, HEADING, TITLE = 340, 340, 60, 25, 60, 30
 SOCKET, WIDGET, MULTILINE, PREVIEW = 20, 24, 110, 260
 COLOUR = "#3f789e"
-SUBGRAPH_INPUTS, SUBGRAPH_OUTPUTS = -10, -20  # the two ends of a subgraph, as ids of nodes
 NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pavdm import small_model
+
 HUGGING_FACE = "https://huggingface.co"
 
 
@@ -121,18 +123,17 @@ PUBLISHED = Profile(
     "- `t5xxl_fp16.safetensors` (9.8 GB) in `models/text_encoders`; the fp8 file works, too",
 )
 
-# The small model that is trained on the project's own world of moving shapes, and ships with the pack. What it is
-# trained with decides these values; nothing else here knows it.
+# The small model that is trained on the project's own world of moving shapes, and ships with the pack.
 TINY = Profile(
     prefix="demo_",
     stdit=Model("pavdm-tiny-stdit.safetensors", "diffusion_models"),
     vae=Model("pavdm-tiny-vae.safetensors", "vae"),
     text=Model("pavdm-tiny-text-encoder.safetensors", "text_encoders"),
-    size={"resolution": "custom", "aspect": "9:16", "width": 96, "height": 64},
-    schedule={"steps": 15, "window_chunks": 3},
-    loop={"steps": 15, "clip_latents": 15, "condition_latents": 5},
-    cfg=3.0,
-    scores={"aesthetic": 6.5, "motion": -1.0},
+    size={"resolution": "custom", "aspect": "9:16", "width": small_model.SIZE[1], "height": small_model.SIZE[0]},
+    schedule={"steps": small_model.SCHEDULE.steps, "window_chunks": small_model.SCHEDULE.window_chunks},
+    loop={"steps": small_model.SCHEDULE.steps, "clip_latents": 15, "condition_latents": 5},
+    cfg=small_model.GUIDANCE,
+    scores={"aesthetic": small_model.AESTHETIC, "motion": -1.0},
     prompts={
         "clip": "",  # the clip's own caption
         "text": "|0s| A red circle sliding from side to side over a plain cream background. "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pavdm.batch.claims import Work
 from pavdm.batch.items import described, read_items
-from pavdm.batch.local import LocalMaker
+from pavdm.batch.local import LocalMaker, check_texts, made_by
 from pavdm.batch.member import Launch, Member
 from pavdm.batch.results import Result, table, write_results
 from pavdm.batch.servers import Workflows, work_on_servers
@@ -25,7 +25,6 @@ from pavdm.networks import Networks
 from pavdm.options import models_from, precision_from, refuse_unused
 from pavdm.parallel.team import Team
 from pavdm.sampling.progressive import Interrupted
-from pavdm.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +79,10 @@ class _OwnNetworks:
         self._team = team
         options.device = _own_device(options.device, launch)
         self._networks = Networks(models_from(options), precision_from(options))
-
-    def check(self, settings: Settings) -> None:
-        texts_of(settings)  # some few texts cannot be cleaned
+        self.check = check_texts
 
     def identity(self) -> dict[str, str]:
-        precision = self._networks.precision
-        how = {"dtype": precision.dtype, "text dtype": precision.text_dtype, "tile": precision.tile}
-        return {name: str(value) for name, value in {**self._networks.fingerprints, **how}.items()}
+        return made_by(self._networks)
 
     def work(self, jobs: list[Job], member: Member, should_stop: Callable[[], bool]) -> None:
         texts = chain.from_iterable(texts_of(job.item.settings) for job in jobs)

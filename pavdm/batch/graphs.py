@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size
+from pavdm.comfyui.client import Graph, copied
 from pavdm.comfyui.widgets import inputs_of, is_upload, options_of
 from pavdm.errors import InputError
 from pavdm.prompts import PromptSchedule
 from pavdm.settings import Settings
 
-Graph = dict[str, dict[str, Any]]
 Inputs = dict[tuple[str, str], Any]  # (class of a node, name of its input) -> value
 
 # What no node is asked for, with the value that then holds anyway.
@@ -26,21 +26,17 @@ _FIXED = {
 }
 
 
-def check_expressible(settings: Settings) -> None:
-    """Raise InputError for settings that the nodes have no input for."""
-    unheard = [option for option, (name, value) in _FIXED.items() if getattr(settings, name) != value]
-    if unheard:
-        raise InputError(f"a workflow on a server cannot be asked for {', '.join(unheard)}: leave it out")
-
-
 def filled(graph: Graph, settings: Settings, clip: str | None) -> Graph:
     """The workflow with the settings in the inputs of its nodes, found by their class.
 
     clip: the uploaded clip's name on the server, None for a video from text alone.
-    Raises InputError if the workflow has no place for the prompt, the clip, or a setting that differs from the usual.
+    Raises InputError for settings that no node has an input for, and if the workflow has no place for the prompt, the
+    clip, or a setting that differs from the usual.
     """
-    check_expressible(settings)
-    graph = {number: {**node, "inputs": dict(node["inputs"])} for number, node in graph.items()}
+    unheard = [option for option, (name, value) in _FIXED.items() if getattr(settings, name) != value]
+    if unheard:
+        raise InputError(f"a workflow on a server cannot be asked for {', '.join(unheard)}: leave it out")
+    graph = copied(graph)
     usual = _inputs(Settings(PromptSchedule(("-",)), Path(), seconds=1), None)
     missing = []
     for (class_type, name), value in _inputs(settings, clip).items():
@@ -56,7 +52,7 @@ def filled(graph: Graph, settings: Settings, clip: str | None) -> Graph:
 
 def with_autosave(graph: Graph, prefix: str) -> Graph:
     """The workflow with a place of the video's own on its server, where the sampler keeps its state."""
-    graph = {number: {**node, "inputs": dict(node["inputs"])} for number, node in graph.items()}
+    graph = copied(graph)
     for node in graph.values():
         if node["class_type"] == "PAVDM_ProgressiveSampler" and "autosave" in node["inputs"]:
             node["inputs"]["autosave"] = prefix

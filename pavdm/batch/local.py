@@ -7,10 +7,22 @@ from collections.abc import Iterable
 import torch
 
 from pavdm.chunks import Monitor
-from pavdm.engine import Outcome, make_video
+from pavdm.engine import Outcome, make_video, texts_of
 from pavdm.networks import Networks
 from pavdm.parallel.team import Team
 from pavdm.settings import Settings
+
+
+def made_by(networks: Networks) -> dict[str, str]:
+    """What of the networks decides the videos, for `work.Job.made_from`."""
+    precision = networks.precision
+    how = {"dtype": precision.dtype, "text dtype": precision.text_dtype, "tile": precision.tile}
+    return {name: str(value) for name, value in {**networks.fingerprints, **how}.items()}
+
+
+def check_texts(settings: Settings) -> None:
+    """Raise InputError for a text that cannot be cleaned: there are some few."""
+    texts_of(settings)
 
 
 class LocalMaker:

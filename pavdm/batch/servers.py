@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pavdm
-from pavdm.batch.graphs import Graph, check_expressible, filled, lacking, with_autosave
+from pavdm.batch.graphs import filled, lacking, with_autosave
 from pavdm.batch.member import Member
 from pavdm.batch.work import Job, Unavailable, work_through
 from pavdm.chunks import Monitor
-from pavdm.comfyui.client import Client, RunFailed, RunInterrupted, RunRefused, ServerError, Update
+from pavdm.comfyui.client import Client, Graph, RunFailed, RunInterrupted, RunRefused, ServerError, Update
 from pavdm.comfyui.convert import is_api, read_workflow
 from pavdm.engine import Outcome
 from pavdm.errors import InputError
@@ -50,7 +50,6 @@ class Workflows:
 
     def graph(self, settings: Settings, clip: str | None) -> Graph:
         """clip: the name of the uploaded clip."""
-        check_expressible(settings)
         return filled(self._graphs[clip is not None], settings, clip)
 
     def used(self, jobs: Sequence[Job]) -> list[Graph]:

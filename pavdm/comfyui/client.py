@@ -81,7 +81,6 @@ class Update:
 class Outcome:
     """A finished run: what every output node reports to the page, and the files among that."""
 
-    prompt_id: str
     outputs: Mapping[str, Mapping[str, Any]]
 
     @property
@@ -95,6 +94,11 @@ class Outcome:
                         kind, folder = item.get("type", "output"), item.get("subfolder", "")
                         found.append(OutputFile(node, item["filename"], folder, kind))
         return list(dict.fromkeys(found))
+
+
+def copied(graph: Graph) -> Graph:
+    """The same workflow; its inputs can be set without changing this one's."""
+    return {number: {**node, "inputs": dict(node["inputs"])} for number, node in graph.items()}
 
 
 def node_name(graph: Graph, node: str | None) -> str:
@@ -264,7 +268,7 @@ class Client:
                 node = str(content.get("node_id"))
                 text = str(content.get("exception_message", "no message")).strip()
                 raise RunFailed(f"{node_name(graph, node)}: {text}", node)
-        return Outcome(prompt_id, entry.get("outputs", {}))
+        return Outcome(entry.get("outputs", {}))
 
     async def _is_queued(self, prompt_id: str) -> bool:
         queue = await self._json("GET", "/queue")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pavdm.comfyui.client import Graph, node_name
+from pavdm.comfyui.client import Graph, copied, node_name
 from pavdm.comfyui.widgets import has_widget, inputs_of, is_upload, options_of
 from pavdm.errors import InputError
 
@@ -29,7 +29,7 @@ def apply(graph: Graph, settings: list[str], schemas: Mapping[str, Any]) -> tupl
     NODE is an id, a title or a class; the whole left side may be in any case.
     Raises InputError for one that names no input, names several nodes, or has a value of the wrong kind.
     """
-    graph = {number: {**node, "inputs": dict(node["inputs"])} for number, node in graph.items()}
+    graph = copied(graph)
     chosen = set()
     for setting in settings:
         left, separator, text = setting.partition("=")

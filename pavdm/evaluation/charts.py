@@ -161,10 +161,8 @@ def bands(
     return _figure(title, unit, "", values_beside, drawing, axis, f"{title} of every method over time")
 
 
-def interval(estimate: Estimate | None, colour: str, low: float, high: float) -> str:
+def interval(estimate: Estimate, colour: str, low: float, high: float) -> str:
     """A point with its confidence interval between `low` and `high`."""
-    if estimate is None:
-        return ""
     span = (high - low) or 1.0
 
     def at(value: float) -> float:

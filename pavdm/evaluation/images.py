@@ -9,15 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MOST_PIXELS = 256
+_QUALITY = 82  # of JPEG
 # Dark where two moments are alike, light where they are not.
 _RAMP = ((20, 24, 58), (48, 92, 138), (94, 164, 158), (190, 216, 150), (252, 243, 190))
 
 
-def jpeg_uri(picture: NDArray[np.uint8], quality: int = 82) -> str:
+def jpeg_uri(picture: NDArray[np.uint8]) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=quality, optimize=True)
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

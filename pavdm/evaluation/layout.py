@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from pavdm.clip import PIECE_FRAMES
 from pavdm.errors import InputError
-
-CHUNK_FRAMES = 17  # what the VAE codes as 5 latents
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Layout:
     video. known: who said so; "assumed" is nobody, and then the seams mean nothing.
     """
 
-    chunk_frames: int = CHUNK_FRAMES
+    chunk_frames: int = PIECE_FRAMES
     clip_frames: int = 0
     known: Literal["recorded", "given", "assumed"] = "assumed"
 
@@ -69,7 +68,7 @@ def find_layout(record: Mapping[str, Any], chunk_frames: int | None, clip_frames
     chunk = chunk_frames if chunk_frames is not None else recorded_chunk
     clip = clip_frames if clip_frames is not None else recorded_clip
     known: Literal["recorded", "given", "assumed"] = "given" if chunk_frames is not None else "recorded"
-    return Layout(chunk or CHUNK_FRAMES, clip or 0, "assumed" if chunk is None else known)
+    return Layout(chunk or PIECE_FRAMES, clip or 0, "assumed" if chunk is None else known)
 
 
 def _count(value: Any) -> int | None:

@@ -10,6 +10,7 @@ import torch
 from pavdm.clip import PIECE_FRAMES
 from pavdm.errors import InputError
 from pavdm.evaluation.pixels import Frame
+from pavdm.frames import to_pixels
 from pavdm.models.vae import VideoVAE
 
 
@@ -25,6 +26,6 @@ def reconstruction_psnr(vae: VideoVAE, frames: Frame) -> float:
     weight = next(vae.parameters())
     errors = []
     for piece in np.split(frames[:count], count // PIECE_FRAMES):
-        pixels = torch.from_numpy(piece).to(weight).permute(3, 0, 1, 2)[None] / 127.5 - 1
+        pixels = to_pixels(piece).to(weight)
         errors.append((vae.decode(vae.encode(pixels)).clamp(-1, 1) - pixels).square().mean().item())
     return 10 * math.log10(4 / np.mean(errors))

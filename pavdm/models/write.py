@@ -69,7 +69,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def write_state_dict(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_state_dict(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write the tensors of a network, each copied to the CPU only while it is written."""
     specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    write_safetensors(path, specs, lambda name: (tensors[name],), metadata)
+    write_safetensors(path, specs, lambda name: (tensors[name],))

@@ -29,7 +29,6 @@ def fill(
     chunk_seconds: float,
     prompt_switch: PromptSwitch = "chunk",
     progress: Callable[[Progress], None] | None = None,
-    should_stop: Callable[[], bool] | None = None,
     begun: tuple[WindowState, Tensor] | None = None,
     on_chunk: Callable[[int, Callable[[], tuple[WindowState, Tensor]]], None] | None = None,
 ) -> Tensor:
@@ -70,7 +69,6 @@ def fill(
         num_chunks=new_chunks - state.next_chunk,
         noise=noise,
         progress=progress,
-        should_stop=should_stop,
     )
     for after, chunk in sampled:
         chunks.append(chunk)

@@ -120,9 +120,9 @@ class Schedule:
         levels = tuple(self.steps - call + chunk * self.calls_per_chunk for chunk in range(oldest, newest + 1))
         return Row(call, oldest, levels)
 
-    def rows(self, total: int, first_call: int = 0) -> Iterator[Row]:
+    def rows(self, total: int) -> Iterator[Row]:
         """All rows until `total` chunks are clean."""
-        for call in range(first_call, self.num_calls(total)):
+        for call in range(self.num_calls(total)):
             row = self.row(call, total)
             assert row is not None
             yield row

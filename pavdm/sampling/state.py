@@ -129,10 +129,7 @@ def save_tensors(tensors: dict[str, Tensor], path: str | os.PathLike[str], metad
 
 
 def load_state(
-    path: str | os.PathLike[str],
-    expected: WindowState | None = None,
-    override: bool = False,
-    device: torch.device | str = "cpu",
+    path: str | os.PathLike[str], expected: WindowState | None = None, override: bool = False
 ) -> WindowState:
     """Read a state file; with `expected`, refuse one that was made with other settings.
 
@@ -161,7 +158,7 @@ def load_state(
         raise InputError(f"the state file {path} has a header that cannot be read: {error!r}") from error
     if expected is not None:
         state = _reconcile(path, state, expected, override)
-    return state.to(device)
+    return state
 
 
 def header_of(state: WindowState) -> dict[str, Any]:

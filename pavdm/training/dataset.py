@@ -25,6 +25,7 @@ from torch.utils.data import Dataset
 
 from pavdm.buckets import ASPECTS, RESOLUTIONS, bucket_size, parse_size
 from pavdm.errors import InputError
+from pavdm.training.chance import integer
 from pavdm.training.clip_list import CaptionedClip, Skipped
 from pavdm.training.image_file import image_size, is_image, read_image
 from pavdm.training.order import Order, epoch_order
@@ -33,6 +34,7 @@ from pavdm.training.task import Share
 from pavdm.video_reader import probe, read_frames
 
 Array = np.ndarray
+SURVEYING_THREADS = 4
 MIN_AREA = 0.8  # of a bucket's: smaller clips are not blown up (Open-Sora's own bound)
 
 
@@ -105,7 +107,7 @@ class ClipDataset(Dataset[Sample]):
 
     @classmethod
     def survey(
-        cls, clips: Sequence[CaptionedClip], buckets: Sequence[Bucket], fps: float = 24.0, num_threads: int = 4
+        cls, clips: Sequence[CaptionedClip], buckets: Sequence[Bucket], fps: float = 24.0
     ) -> tuple[ClipDataset, list[Skipped]]:
         """Look at every file, decode its first frame (an image has no other), and give it the largest bucket that it
         fills, of these the one nearest to its aspect, of these the longest.
@@ -114,7 +116,7 @@ class ClipDataset(Dataset[Sample]):
         Raises InputError if no clip is left.
         """
         entries, skipped = [], []
-        with ThreadPoolExecutor(num_threads) as pool:
+        with ThreadPoolExecutor(SURVEYING_THREADS) as pool:
             for clip, found in zip(
                 clips, pool.map(partial(_probed, fps=fps), [clip.path for clip in clips]), strict=True
             ):
@@ -168,7 +170,7 @@ class ClipDataset(Dataset[Sample]):
 
     def _drawn(self, entry: Entry, seed: int) -> Array:
         generator = torch.Generator().manual_seed(seed)
-        drawn = int(torch.randint(entry.available - entry.num_frames + 1, (1,), generator=generator))
+        drawn = integer(entry.available - entry.num_frames + 1, generator)
         try:
             return self.frames(entry, drawn)
         except InputError:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pavdm.errors import InputError
+from pavdm.training.chance import integer
 
 # Stage 3 of Open-Sora v1.2: a quarter of the clips, nearly all of them given their first latent.
 OPEN_SORA_RATIOS: Mapping[str, float] = {
@@ -75,16 +76,16 @@ def frame_mask(kind: str, num_frames: int, generator: torch.Generator) -> Tensor
     if num_frames == 1 or kind == "identity":
         return mask
     if kind == "interpolate":
-        mask[_integer(2, generator) :: 2] = False
+        mask[integer(2, generator) :: 2] = False
         return mask
     if kind == "random":
         given = 0.1 + 0.8 * torch.rand(1, generator=generator)
         mask = torch.rand(num_frames, generator=generator) > given
     else:
         extent, _, place = kind.partition("_")
-        length = 1 if extent == "image" else 1 + _integer(max(1, num_frames // 4), generator)
+        length = 1 if extent == "image" else 1 + integer(max(1, num_frames // 4), generator)
         if place == "random":
-            start = _integer(num_frames - length + 1, generator)
+            start = integer(num_frames - length + 1, generator)
             mask[start : start + length] = False
         if place.startswith("head"):
             mask[:length] = False
@@ -93,8 +94,3 @@ def frame_mask(kind: str, num_frames: int, generator: torch.Generator) -> Tensor
     if not mask.any():
         mask[-1] = True
     return mask
-
-
-def _integer(count: int, generator: torch.Generator) -> int:
-    """0 .. count - 1."""
-    return int(torch.randint(count, (1,), generator=generator))

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
+from pavdm.errors import InputError
 from pavdm.training.ema import WeightAverage
 
 WEIGHTS, AVERAGE, OPTIMIZER = "weights.", "average.", "optimizer."
@@ -48,14 +49,11 @@ def gathered(model: nn.Module, optimizer: torch.optim.Optimizer, average: Weight
 def restore(
     state: Mapping[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage | None
 ) -> None:
-    """The opposite of `gathered`; every process gives the whole `state`."""
-    options = StateDictOptions(full_state_dict=True, strict=False)
-    averages: dict[str, Any] = {**part(state, AVERAGE)}
-    weights: dict[str, Any] = {**part(state, WEIGHTS)}
+    """The opposite of `gathered`; every process gives all of `state`. Raises InputError if it is of another model."""
     if average is not None:
-        set_model_state_dict(model, averages, options=options)
+        _set_trained(model, part(state, AVERAGE))
         average.assign()
-    set_model_state_dict(model, weights, options=options)
+    _set_trained(model, part(state, WEIGHTS))
     moments: dict[str, dict[str, Tensor]] = {}
     for name, tensor in part(state, OPTIMIZER).items():
         parameter, _, key = name.rpartition(".")
@@ -63,6 +61,16 @@ def restore(
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
     whole: Any = {"state": moments, "param_groups": groups}
     set_optimizer_state_dict(model, optimizer, whole, options=StateDictOptions(full_state_dict=True))
+
+
+def _set_trained(model: nn.Module, tensors: dict[str, Any]) -> None:
+    expected = get_model_state_dict(model, options=StateDictOptions(ignore_frozen_params=True)).keys()
+    if differing := sorted(expected ^ tensors.keys()):
+        raise InputError(
+            f"the checkpoint is of another network: {len(differing)} tensors are in one of the two alone, such as "
+            f"{differing[0]}. Give another --out to start anew"
+        )
+    set_model_state_dict(model, tensors, options=StateDictOptions(full_state_dict=True, strict=False))  # frozen: absent
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+MOMENTUM = 0.95
 ADAMW_RMS = 0.2  # of AdamW's usual step, in units of the learning rate
 # Five steps of this quintic bring all singular values from (0, 1] near to 1, none of them exactly: that is enough.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -25,7 +26,7 @@ ITERATIONS = 5
 class Muon(torch.optim.AdamW):
     """AdamW for vectors and scalars, Muon for everything with two dimensions or more.
 
-    learning_rate, betas, epsilon, weight_decay: AdamW's; decay is applied to matrices alone. momentum: Muon's.
+    learning_rate, betas, epsilon, weight_decay: AdamW's; decay is applied to matrices alone.
     """
 
     def __init__(
@@ -35,11 +36,10 @@ class Muon(torch.optim.AdamW):
         betas: tuple[float, float] = (0.9, 0.99),
         epsilon: float = 1e-8,
         weight_decay: float = 0.0,
-        momentum: float = 0.95,
     ) -> None:
         given = list(parameters)
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in given if p.ndim >= 2], "momentum": momentum, "weight_decay": weight_decay},
+            {"params": [p for p in given if p.ndim >= 2], "momentum": MOMENTUM, "weight_decay": weight_decay},
             {"params": [p for p in given if p.ndim < 2], "momentum": None, "weight_decay": 0.0},
         ]
         super().__init__([group for group in groups if group["params"]], learning_rate, betas, epsilon)

@@ -6,7 +6,6 @@ they take equally long; levels and noise by the example. So a step is the same h
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
@@ -15,16 +14,11 @@ import torch
 from torch import Tensor
 
 from pavdm.sampling.schedule import timestep_shift
+from pavdm.training.chance import generator_for
 from pavdm.training.frame_masks import FrameMasks
 from pavdm.training.objective import Noised, WholeClipTimesteps, whole_clip
 from pavdm.training.source import Clips
 from pavdm.training.windows import TrainingWindows, WindowDraw, WindowPlan
-
-
-def generator_for(*names: object) -> torch.Generator:
-    """A CPU generator that only `names` decide."""
-    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 class Noising(Protocol):

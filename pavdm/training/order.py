@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
 
 from pavdm.errors import InputError
@@ -70,8 +69,3 @@ class EndlessOrder:
         if number != self._at:
             self._at, self._batches = number, self._epoch(number)
         return self._batches[place]
-
-
-def uniform(count: int, *key: int) -> np.ndarray:
-    """`count` numbers in 0..1 that only `key` (whole numbers, at least 0) decides."""
-    return np.random.Generator(np.random.PCG64(key)).random(count)

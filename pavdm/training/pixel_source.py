@@ -13,9 +13,10 @@ from typing import Any, Protocol
 from torch.utils.data import Dataset
 
 from pavdm.errors import InputError
+from pavdm.training.chance import uniform
 from pavdm.training.clip_list import CaptionedClip, Skipped, read_clip_list
 from pavdm.training.dataset import Batch, Bucket, ClipDataset, Sample, collate
-from pavdm.training.order import EndlessOrder, never_used, uniform
+from pavdm.training.order import EndlessOrder, never_used
 from pavdm.training.raw_clip import RawClip
 from pavdm.training.task import Extent, Share
 from pavdm.training.world_source import WorldClips, world_clip

@@ -33,6 +33,7 @@ from pavdm.training.latent_shards import (
 )
 from pavdm.training.loading import items
 from pavdm.training.raw_clip import RawClip, RawClips
+from pavdm.training.run_directory import check_settings
 
 logger = logging.getLogger(__name__)
 
@@ -209,8 +210,4 @@ def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
         recorded = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be written or read: {error}") from error
-    wanted = json.loads(json.dumps(settings))
-    if recorded != wanted:
-        keys = sorted(key for key in {*recorded, *wanted} if recorded.get(key) != wanted.get(key))
-        told = "; ".join(f"{key}: {recorded.get(key)!r} there, {wanted.get(key)!r} now" for key in keys)
-        raise InputError(f"{folder} was begun with other settings ({told}). Use them, or another --out")
+    check_settings(recorded, settings, folder)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from pavdm.frames import to_pixels
 from pavdm.training.clip_list import Skipped
 
 IMAGE_FPS = 120.0  # what Open-Sora tells the network of a picture (opensora/datasets/datasets.py)
@@ -28,7 +28,7 @@ class RawClip:
 
     def pixels(self) -> Tensor:
         """(1, 3, F, H, W) fp32 in [-1, 1]."""
-        return torch.from_numpy(self.frames).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+        return to_pixels(self.frames)
 
 
 class RawClips(Protocol):

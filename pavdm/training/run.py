@@ -148,8 +148,7 @@ class _Run:
         if options.checkpointing:
             checkpoint_blocks(task.blocks())
         self.model, self.optimizer = _prepared(accelerator, task.objective, options)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.average = WeightAverage(trained) if options.ema else None
+        self.average = WeightAverage(_trained(self.model)) if options.ema else None
         self.log = stack.enter_context(RunLog(out, options.steps, self.done, quiet)) if self.main else None
         if progress is not None:
             restore(self.directory.load_state(self.done), self.model, self.optimizer.optimizer, self.average)
@@ -258,11 +257,15 @@ def _prefix(task: Task) -> str:
     raise ValueError("the task's objective does not contain its network")
 
 
+def _trained(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
 def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOptions) -> tuple[nn.Module, Any]:
     """The objective, wrapped for the processes there are, and its optimizer."""
 
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = _trained(model)
         if options.optimizer == "muon":
             return Muon(trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay)
         return torch.optim.AdamW(trained, options.learning_rate, options.betas, options.epsilon, options.weight_decay)
@@ -270,9 +273,7 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
     if accelerator.is_fsdp2:  # makes the parameters anew, and the optimizer's with them
         model, prepared = accelerator.prepare(objective, optimizer(objective))
         for module in model.modules():
-            sharded = isinstance(
-                module, FSDPModule
-            )  # a name of its own: a type checker would forget that it is a Module
+            sharded = isinstance(module, FSDPModule)  # by name: a type checker would forget that it is a Module
             for name in ENTRY_POINTS:
                 if sharded and hasattr(module, name):
                     register_fsdp_forward_method(module, name)

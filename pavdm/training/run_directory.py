@@ -130,15 +130,15 @@ class RunDirectory:
 
 
 def check_settings(saved: Mapping[str, Any], now: Mapping[str, Any], directory: Path) -> None:
-    """Raise InputError, naming what differs, if a run made with `saved` settings would go on with those of `now`."""
+    """Raise InputError, naming what differs, if what was begun with `saved` settings would go on with others."""
     present = json.loads(json.dumps(now))  # as they would be read back: tuples are lists
     names = sorted(saved.keys() | present.keys())
     differing = [name for name in names if saved.get(name) != present.get(name)]
     if differing:
-        listed = "; ".join(f"{name} {saved.get(name)!r}, now {present.get(name)!r}" for name in differing)
+        listed = "; ".join(f"{name}: {saved.get(name)!r} there, {present.get(name)!r} now" for name in differing)
         raise InputError(
-            f"the run in {directory} was made with other settings: {listed}. Give it the same ones to go on, or "
-            "another --out to start anew"
+            f"{directory} was begun with other settings ({listed}). Give the same ones to go on, or another --out to "
+            "start anew"
         )
 
 

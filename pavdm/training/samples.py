@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
+from pavdm.frames import to_frames
 from pavdm.models.stdit3 import STDiT3
 from pavdm.models.vae import VideoVAE
 from pavdm.prompts import PromptSchedule
@@ -89,7 +90,7 @@ class Sampler:
     @torch.inference_mode()
     def _decoded(self, vae: VideoVAE, latents: Tensor) -> NDArray[np.uint8]:
         device = next(vae.parameters()).device
-        return _to_bytes(vae.decode(latents.to(device, vae.dtype))[0])
+        return to_frames(vae.decode(latents.to(device, vae.dtype))[0])
 
 
 def _fps(clips: Clips) -> float:
@@ -102,10 +103,4 @@ def _false_colours(latents: Tensor) -> NDArray[np.uint8]:
     shown = latents[0, :3]
     shown = F.pad(shown, (0, 0, 0, 0, 0, 0, 0, 3 - len(shown)))
     shown = shown.repeat_interleave(LATENT_PIXELS, dim=2).repeat_interleave(LATENT_PIXELS, dim=3)
-    return _to_bytes(shown / 3)
-
-
-def _to_bytes(pixels: Tensor) -> NDArray[np.uint8]:
-    """(3, F, H, W) in [-1, 1] -> (F, H, W, 3)."""
-    scaled = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    return to_frames(shown / 3)

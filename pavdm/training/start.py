@@ -1,13 +1,13 @@
-"""Where the training of STDiT3 starts: a checkpoint, or random weights as the published training has them."""
+"""Where training starts: a checkpoint, or random weights, for STDiT3 as the published training has them."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ from pavdm.errors import InputError
 from pavdm.models.checkpoint import read_stdit3
 from pavdm.models.stdit3 import STDiT3, STDiT3Config
 from pavdm.models.weights import fingerprint
-from pavdm.new_model import PRESETS
-from pavdm.training.noising import generator_for
+from pavdm.new_model import PRESETS, Preset
+from pavdm.training.chance import generator_for
 
+Config = TypeVar("Config")
 # what begins at zero, so that every temporal block is at first an identity, and the fps without effect
 _ZERO = re.compile(r"temporal_blocks\.\d+\.(attn\.proj|cross_attn\.proj|mlp\.fc2)\.weight|fps_embedder\.mlp\.2\.weight")
 
@@ -81,17 +82,19 @@ def read_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def read_config(path: Path) -> STDiT3Config:
-    """The shape that a config.json gives. Raises InputError if it is unreadable or gives none."""
-    content = read_json(path)
-    try:
-        return STDiT3Config.from_dict(content)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+def chosen_config(
+    file: Path | None, like: str | None, parse: Callable[[Mapping[str, Any]], Config], of: Callable[[Preset], Config]
+) -> Config:
+    """The shape of a network that starts from nothing: that of a config.json, or `of` a set of `pavdm new-model`.
 
-
-def preset_config(name: str) -> STDiT3Config:
-    """The shape of a set of `pavdm new-model`: tiny, small or xl. Raises InputError for another name."""
-    if name not in PRESETS:
-        raise InputError(f"unknown size '{name}': expected one of {', '.join(PRESETS)}")
-    return PRESETS[name].stdit
+    Raises InputError without either, and if the file is unreadable or gives no shape.
+    """
+    if file is not None:
+        content = read_json(file)
+        try:
+            return parse(content)
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from error
+    if like is not None:
+        return of(PRESETS[like])
+    raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")

@@ -1,18 +1,22 @@
-"""Options that several tasks of `pavdm train` share: where weights start, and which clips are read."""
+"""What several tasks of `pavdm train` share: options for where weights start and which clips are read, the memory."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pavdm.data_commands import add_source_options, data_from
 from pavdm.errors import InputError
 
 if TYPE_CHECKING:
-    from pavdm.training.coding import Coder, Coding
+    from torch import nn
+
+    from pavdm.training.coding import Coder
+    from pavdm.training.memory import MemoryEstimate
     from pavdm.training.pixel_source import PixelSource
     from pavdm.training.source import Source
     from pavdm.training.sources import Data
@@ -48,6 +52,25 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def precision_of(options: argparse.Namespace) -> str:
     """As typed, else as accelerate was launched."""
     return options.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+
+
+def memory_of(
+    options: argparse.Namespace, network: nn.Module, objective: nn.Module, blocks: Iterable[nn.Module], example: Any
+) -> MemoryEstimate:
+    """What a step of the run takes. network: as it will be in memory. objective: on the meta device, run on `example`,
+    the largest batch; blocks: its parts that --checkpointing computes twice."""
+    from pavdm.training.memory import estimate, peak_bytes
+    from pavdm.training.run import checkpoint_blocks
+
+    if options.checkpointing:
+        checkpoint_blocks(blocks)
+
+    def step() -> None:
+        for _ in range(min(2, options.accumulation)):  # from the second batch on, gradients are there all the time
+            objective(example)[0].backward()
+
+    mixed = precision_of(options) in ("bf16", "fp16")
+    return estimate(network, peak_bytes(step), ema=options.ema > 0, mixed=mixed)
 
 
 def data_of(options: argparse.Namespace) -> Data:
@@ -89,10 +112,10 @@ def open_clips(options: argparse.Namespace) -> Source:
     networks = {"vae": options.vae, "text encoder": options.text_encoder}
     identity = {} if data.is_latents else {name: fingerprint(path)[:16] for name, path in networks.items()}
     coding = Coding(seed=options.seed, aesthetic=options.aesthetic, identity=identity)
-    return clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options, coding))
+    return clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options))
 
 
-def _coder(options: argparse.Namespace, coding: Coding) -> Coder:
+def _coder(options: argparse.Namespace) -> Coder:
     import torch
 
     from pavdm.models.checkpoint import load_vae

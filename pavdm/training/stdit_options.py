@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
-from pavdm.training.start_options import open_clips, precision_of
+from pavdm.training.start_options import memory_of, open_clips, precision_of
 
 if TYPE_CHECKING:
     from pavdm.models.stdit3 import STDiT3, STDiT3Config
@@ -111,16 +111,13 @@ def plan(options: argparse.Namespace) -> Plan:
 
 def _config(options: argparse.Namespace) -> STDiT3Config:
     from pavdm.models.checkpoint import stdit3_config
+    from pavdm.models.stdit3 import STDiT3Config
     from pavdm.models.weights import Weights
-    from pavdm.training.start import preset_config, read_config
+    from pavdm.training.start import chosen_config
 
     if options.start is not None:
         return stdit3_config(Weights(options.start))
-    if options.config is not None:
-        return read_config(options.config)
-    if options.like is not None:
-        return preset_config(options.like)
-    raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")
+    return chosen_config(options.config, options.like, STDiT3Config.from_dict, lambda preset: preset.stdit)
 
 
 def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source | None) -> MemoryEstimate:
@@ -130,8 +127,7 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
 
     from pavdm.models.stdit3 import STDiT3
     from pavdm.training.lora import add_lora
-    from pavdm.training.memory import attention_without_matrix, estimate, peak_bytes
-    from pavdm.training.run import checkpoint_blocks
+    from pavdm.training.memory import attention_without_matrix
     from pavdm.training.stdit_task import STDiTObjective, stand_in
     from pavdm.training.task import Extent
 
@@ -145,8 +141,6 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
         return network
 
     simulated = network(torch.float32)
-    if options.checkpointing:
-        checkpoint_blocks(simulated.blocks())
     longest = 10**9 if options.objective == "whole-clip" else schedule_from(options).window_latents
     extents = [Extent(options.batch_size, (config.in_channels, 30, 30, 53), (240, 426))]
     if source is not None:
@@ -158,14 +152,7 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
 
     largest = max(extents, key=lambda extent: math.prod(shown(extent)))
     example = stand_in(shown(largest), config.model_max_length, config.caption_channels, largest.size)
-    objective = STDiTObjective(simulated)
-
-    def step() -> None:
-        for _ in range(min(2, options.accumulation)):  # from the second batch on, gradients are there all the time
-            objective(example)[0].backward()
-
-    mixed = precision_of(options) in ("bf16", "fp16")
-    return estimate(network(frozen), peak_bytes(step), ema=options.ema > 0, mixed=mixed)
+    return memory_of(options, network(frozen), STDiTObjective(simulated), simulated.blocks(), example)
 
 
 def _half_frozen(options: argparse.Namespace) -> bool:
@@ -204,8 +191,8 @@ def _starting_network(options: argparse.Namespace) -> tuple[STDiT3, dict[str, An
     """The network to train, and what identifies it."""
     import torch
 
+    from pavdm.training.chance import generator_for
     from pavdm.training.lora import add_lora
-    from pavdm.training.noising import generator_for
     from pavdm.training.start import from_checkpoint, from_scratch
 
     if options.start is not None:

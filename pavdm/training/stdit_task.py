@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from pavdm.models.checkpoint import save_stdit3
 from pavdm.models.stdit3 import STDiT3
+from pavdm.training.chance import generator_for
 from pavdm.training.lora import merged, save_lora
-from pavdm.training.noising import Noising, generator_for
+from pavdm.training.noising import Noising
 from pavdm.training.objective import Noised, TrainedVelocity, dropped_texts
 from pavdm.training.samples import Sampler
 from pavdm.training.source import Clips, Source

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from pavdm.models.text_encoder import quiet_transformers
+from pavdm.new_model import distribution
 from pavdm.training.caption_tokenizer import MASK, train_tokenizer
-from pavdm.training.noising import generator_for
+from pavdm.training.chance import generator_for, integer
 from pavdm.training.task import Share
 from pavdm.training.text_objective import MaskedTextObjective, masked_tokens
 
@@ -35,7 +36,7 @@ class MaskedCaptions(Dataset[dict[str, Tensor]]):
         generators = [
             generator_for(self._seed, "caption", number) for number in self._share.examples(index, self._batch_size)
         ]
-        chosen = [int(torch.randint(len(self._tokens), (1,), generator=generator)) for generator in generators]
+        chosen = [integer(len(self._tokens), generator) for generator in generators]
         return masked_tokens([self._tokens[i] for i in chosen], self._mask_token, self._pad_token, generators)
 
 
@@ -127,12 +128,8 @@ def _t5_config(config: Mapping[str, Any], vocab_size: int) -> T5Config:
 def _initialise(encoder: nn.Module, generator: torch.Generator) -> None:
     """Weights drawn from a local generator, under which every layer about keeps the variance that it gets."""
     for name, weight in sorted(encoder.named_parameters()):
-        if "layer_norm" in name:
-            weight.fill_(1.0)
-        elif "shared" in name or "relative_attention_bias" in name:
-            weight.normal_(0.0, 1.0, generator=generator)
-        else:
-            deviation = weight.shape[1] ** -0.5
-            if name.endswith("SelfAttention.q.weight"):  # T5's attention does not divide by the root of the head's size
-                deviation *= encoder.config.d_kv**-0.5  # type: ignore[union-attr,operator]
+        mean, deviation = distribution(name, tuple(weight.shape), encoder.config.d_kv)  # type: ignore[union-attr,arg-type]
+        if deviation:
             weight.normal_(0.0, deviation, generator=generator)
+        else:
+            weight.fill_(mean)

@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
-from pavdm.training.start_options import open_pixels, precision_of
+from pavdm.training.start_options import memory_of, open_pixels
 
 if TYPE_CHECKING:
     from pavdm.models.vae import VideoVAE
@@ -76,8 +76,6 @@ def _estimate(options: argparse.Namespace, task: VAETask) -> MemoryEstimate:
     """What a step takes with the largest batch. Attention, of the image half's middle alone, is counted with its
     matrix, which fused kernels do not make."""
     from pavdm.models.vae import VideoVAE
-    from pavdm.training.memory import estimate, peak_bytes
-    from pavdm.training.run import checkpoint_blocks
     from pavdm.training.vae_task import VAETask
 
     largest = max(task.source.extents(), key=lambda extent: extent.batch_size * math.prod(extent.shape))
@@ -85,16 +83,7 @@ def _estimate(options: argparse.Namespace, task: VAETask) -> MemoryEstimate:
     simulated = VAETask(
         vae, task.source, part=options.part, frames=options.decoded_frames, still_weight=options.still_weight
     )
-    if options.checkpointing:
-        checkpoint_blocks(simulated.blocks())
-    example = simulated.stand_in(largest)
-
-    def step() -> None:
-        for _ in range(min(2, options.accumulation)):  # from the second batch on, gradients are there all the time
-            simulated.objective(example)[0].backward()
-
-    mixed = precision_of(options) in ("bf16", "fp16")
-    return estimate(task.network, peak_bytes(step), ema=options.ema > 0, mixed=mixed)
+    return memory_of(options, task.network, simulated.objective, simulated.blocks(), simulated.stand_in(largest))
 
 
 def starting_vae(options: argparse.Namespace) -> tuple[VideoVAE, dict[str, Any]]:
@@ -102,9 +91,8 @@ def starting_vae(options: argparse.Namespace) -> tuple[VideoVAE, dict[str, Any]]
     from pavdm.models.checkpoint import load_vae
     from pavdm.models.vae import VAEConfig, VideoVAE, initialize_weights
     from pavdm.models.weights import fingerprint
-    from pavdm.new_model import PRESETS
-    from pavdm.training.noising import generator_for
-    from pavdm.training.start import read_json
+    from pavdm.training.chance import generator_for
+    from pavdm.training.start import chosen_config
     from pavdm.training.vae_objective import prepare_for_training
 
     if options.start is not None:
@@ -112,12 +100,7 @@ def starting_vae(options: argparse.Namespace) -> tuple[VideoVAE, dict[str, Any]]
         vae = VideoVAE(loaded.config)
         vae.load_state_dict(loaded.state_dict())  # copies: the file's own memory must not be trained
         return vae, {"start": fingerprint(options.start)[:16]}
-    if options.config is not None:
-        config = VAEConfig.from_dict(read_json(options.config))
-    elif options.like is not None:
-        config = PRESETS[options.like].vae
-    else:
-        raise InputError("say where training starts: --from PATH, --config FILE or --like tiny, small or xl")
+    config = chosen_config(options.config, options.like, VAEConfig.from_dict, lambda preset: preset.vae)
     vae = VideoVAE(config)
     initialize_weights(vae, generator_for(options.seed, "weights"))
     prepare_for_training(vae)

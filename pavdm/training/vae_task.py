@@ -6,15 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from pavdm.frames import to_frames
 from pavdm.models.checkpoint import save_vae
-from pavdm.models.vae import VideoVAE, latent_frames
+from pavdm.models.vae import VAEConfig, VideoVAE, latent_frames
+from pavdm.training.chance import generator_for
 from pavdm.training.dataset import Batch
-from pavdm.training.noising import generator_for
 from pavdm.training.pixel_source import PixelSource
 from pavdm.training.run_directory import step_name
 from pavdm.training.task import Extent, Share, largest_batch
@@ -28,29 +28,32 @@ class NoisyPixels(Dataset[PixelBatch]):
     """Item m: the batch of micro-step m, with the noise of its posteriors and the choice of frames to decode."""
 
     def __init__(
-        self, clips: Dataset[Batch], share: Share, largest: int, vae: VideoVAE, part: Part, frames: int, seed: int
+        self, clips: Dataset[Batch], share: Share, largest: int, config: VAEConfig, part: Part, frames: int, seed: int
     ) -> None:
-        self._clips, self._share, self._largest, self._config = clips, share, largest, vae.config
+        self._clips, self._share, self._largest, self._config = clips, share, largest, config
         self._part, self._frames, self._seed = part, frames, seed
 
     def __getitem__(self, index: int) -> PixelBatch:
-        pixels, config = self._clips[index].pixels, self._config
-        length, height, width = (
-            pixels.shape[2],
-            pixels.shape[3] // config.spatial.factor,
-            pixels.shape[4] // config.spatial.factor,
-        )
+        pixels = self._clips[index].pixels
+        length = pixels.shape[2]
+        frames, clip = _noise_shapes(self._config, *pixels.shape[2:])
         count = min(self._frames or length, length)
         chosen = torch.randperm(length, generator=generator_for(self._seed, "shown", self._share.step(index)))[:count]
         of_frames, of_clips = [], []
         for number in self._share.examples(index, len(pixels), self._largest):
             generator = generator_for(self._seed, "posterior", number)
-            of_frames.append(torch.randn(length, config.spatial.latent_channels, height, width, generator=generator))
+            of_frames.append(torch.randn(frames, generator=generator))
             if self._part != "spatial":
-                shape = (config.temporal.embed_dim, latent_frames(length, config), height, width)
-                of_clips.append(torch.randn(shape, generator=generator))
+                of_clips.append(torch.randn(clip, generator=generator))
         noise = (torch.cat(of_frames), torch.stack(of_clips) if of_clips else None)
         return PixelBatch(pixels, tuple(sorted(chosen.tolist())), noise)
+
+
+def _noise_shapes(config: VAEConfig, length: int, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of the noise that one clip of this form takes: for the posteriors of its frames, and for its own."""
+    size = (height // config.spatial.factor, width // config.spatial.factor)
+    frames = (length, config.spatial.latent_channels, *size)
+    return frames, (config.temporal.embed_dim, latent_frames(length, config), *size)
 
 
 class VAETask:
@@ -81,19 +84,17 @@ class VAETask:
 
     def examples(self, share: Share) -> Dataset[PixelBatch]:
         clips, largest = self.source.pixels(share), largest_batch(self.source.extents())
-        return NoisyPixels(clips, share, largest, self.network, self._part, self._frames, self._seed)
+        return NoisyPixels(clips, share, largest, self.network.config, self._part, self._frames, self._seed)
 
     def stand_in(self, extent: Extent) -> PixelBatch:
         """A batch of this form without values, to see what a network does with its sizes."""
-        config, (_, length, *size) = self.network.config, extent.shape
-        height, width = (side // config.spatial.factor for side in size)
-        frames = (extent.batch_size * length, config.spatial.latent_channels, height, width)
-        clips = (extent.batch_size, config.temporal.embed_dim, latent_frames(length, config), height, width)
+        batch, length = extent.batch_size, extent.shape[1]
+        frames, clip = _noise_shapes(self.network.config, *extent.shape[1:])
         noise = (
-            torch.empty(frames, device="meta"),
-            None if self._part == "spatial" else torch.empty(clips, device="meta"),
+            torch.empty(batch * length, *frames[1:], device="meta"),
+            None if self._part == "spatial" else torch.empty(batch, *clip, device="meta"),
         )
-        pixels = torch.empty(extent.batch_size, *extent.shape, device="meta")
+        pixels = torch.empty(batch, *extent.shape, device="meta")
         return PixelBatch(pixels, tuple(range(min(self._frames or length, length))), noise)
 
     def settings(self) -> dict[str, Any]:
@@ -113,7 +114,7 @@ class VAETask:
         return [*spatial.encoder.down_blocks, *spatial.decoder.up_blocks]
 
     def save(self, directory: Path, weights: Mapping[str, Tensor]) -> None:
-        """Latents are normalised anew, by the first training clips, once the whole VAE is trained."""
+        """Latents are normalised anew, by the first training clips, unless only the image half is trained."""
         vae = self._plain(weights)
         save_vae(normalise(vae, self._first_clips()) if self._part != "spatial" else vae, directory)
 
@@ -132,8 +133,8 @@ class VAETask:
                 decoded = spatial.decode(spatial.encode(images).chunk(2, dim=1)[0])
                 decoded = decoded.unflatten(0, (len(pixels), -1)).transpose(1, 2)
         rows = [torch.cat(list(clips[:, :, -1]), dim=2) for clips in (pixels, decoded)]  # (3, H, B * W) each
-        picture = ((torch.cat(rows, dim=1).clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        Image.fromarray(np.ascontiguousarray(picture.permute(1, 2, 0))).save(directory / f"{step_name(step)}.png")
+        (picture,) = to_frames(torch.cat(rows, dim=1)[:, None])
+        Image.fromarray(picture).save(directory / f"{step_name(step)}.png")
 
     def _first_clips(self) -> Iterable[Tensor]:
         clips = self.source.pixels(Share())

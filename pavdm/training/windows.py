@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pavdm.errors import InputError
 from pavdm.sampling.schedule import NUM_TIMESTEPS, Schedule
+from pavdm.training.chance import integer
 from pavdm.training.objective import Noised, add_noise, transformed
 
 NoisePattern = Literal["linear", "linear-variance", "linear-variance-shift", "linear-shift"]
@@ -120,8 +121,8 @@ class TrainingWindows:
         num_chunks = longest
         if schedule.variable_length and longest > 1 and _chance(self.partial_share, generator):
             shorter = longest if longest < schedule.window_chunks else longest - 1
-            num_chunks = 1 + _integer(shorter, generator)
-        start = _integer(available - clean - num_chunks + 1, generator)
+            num_chunks = 1 + integer(shorter, generator)
+        start = integer(available - clean - num_chunks + 1, generator)
         return WindowPlan(num_chunks, start, clean)
 
     def draw(self, plan: WindowPlan, shape: tuple[int, ...], generator: torch.Generator) -> WindowDraw:
@@ -180,8 +181,3 @@ class TrainingWindows:
 
 def _chance(probability: float, generator: torch.Generator) -> bool:
     return bool(torch.rand(1, generator=generator) < probability)
-
-
-def _integer(count: int, generator: torch.Generator) -> int:
-    """0 .. count - 1."""
-    return int(torch.randint(count, (1,), generator=generator))

@@ -39,10 +39,10 @@ def colour_areas(frames: Array) -> Array:
     return np.stack([((labels == index) & solid).mean(axis=(1, 2)) for index in range(len(COLOURS))], axis=1)
 
 
-def visible_colours(frames: Array, min_share: float = MIN_SHARE) -> list[tuple[str, ...]]:
+def visible_colours(frames: Array) -> list[tuple[str, ...]]:
     """Names of the colours in each frame. No two shapes of a scene share one, so this also counts the shapes."""
     return [
-        tuple(name for name, area in zip(COLOURS, areas, strict=True) if area >= min_share)
+        tuple(name for name, area in zip(COLOURS, areas, strict=True) if area >= MIN_SHARE)
         for areas in colour_areas(frames)
     ]
 

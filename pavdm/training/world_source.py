@@ -11,8 +11,8 @@ from typing import Any
 
 from pavdm.clip import PIECE_FRAMES
 from pavdm.errors import InputError
+from pavdm.training.chance import uniform
 from pavdm.training.clip_list import Skipped
-from pavdm.training.order import uniform
 from pavdm.training.raw_clip import RawClip
 from pavdm.training.world import check_clip, draw, make_scene
 from pavdm.training.world_change import render_changing

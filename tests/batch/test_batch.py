@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from extending import frames_of
 
 import pavdm.networks
 from pavdm.batch.member import Member
 from pavdm.cli import main
-from pavdm.video_reader import read_frames
 
 FAST = ("--size", "48x64", "--steps", "6", "--seconds", "0.5", "--quiet")
 
@@ -21,10 +21,6 @@ def batch(listed, out, models, *options):
 def results(out):
     with (out / "results.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-def frames_of(path):
-    return np.stack(list(read_frames(path)))
 
 
 @pytest.fixture

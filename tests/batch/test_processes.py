@@ -9,11 +9,8 @@ import time
 
 import numpy as np
 import pytest
+from extending import FAST, frames_of, saved_chunks
 
-from pavdm.sampling.state import load_state
-from pavdm.video_reader import read_frames
-
-FAST = ["--size", "48x64", "--steps", "6"]
 # torchrun gives every process one thread; results are compared with runs of one thread, too.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -37,11 +34,6 @@ def wait_for(condition, *processes, seconds=300):
     return found
 
 
-def saved_chunks(out, name):
-    file = out / "work" / name / "state" / "state.safetensors"
-    return load_state(file).next_chunk if file.exists() else 0
-
-
 def owner(out, name):
     """The process that has made the newest claim: its number."""
     claims = sorted((out / "work" / name).glob("claim-*"))
@@ -58,16 +50,12 @@ def says(out, process):
     return "".join(path.read_text() for path in (out / "work/members").glob(f"*-{process.pid}-*.json"))
 
 
-def frames_of(path):
-    return np.stack(list(read_frames(path)))
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="processes are stopped and killed the POSIX way")
 def test_what_a_killed_process_leaves_is_taken_over_by_a_living_one_and_is_not_made_from_the_start(models, tmp_path):
     listed, out = tmp_path / "list.csv", tmp_path / "out"
     listed.write_text("prompt,seconds\na lake,20\na street,0.5\n")
     first = start(command(listed, out, models))
-    wait_for(lambda: saved_chunks(out, "sample_0000") >= 2, first)
+    wait_for(lambda: saved_chunks(out / "work/sample_0000/state") >= 2, first)
     first.send_signal(signal.SIGSTOP)  # so that it cannot end before it is killed
     assert not (out / "sample_0000.mp4").exists()
     chunk = out / "work/sample_0000/state/chunks/000000.safetensors"
@@ -101,7 +89,7 @@ def test_ranks_of_torchrun_share_a_list_and_survive_the_death_of_one(models, tmp
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", "1")
     process = start(command(listed, out, models, launcher=(*torchrun, "-m", "pavdm")))
     names = [f"sample_000{i}" for i in range(4)]
-    wait_for(lambda: all(saved_chunks(out, name) >= 1 for name in names[1:3]), process)
+    wait_for(lambda: all(saved_chunks(out / "work" / name / "state") >= 1 for name in names[1:3]), process)
     two = {owner(out, name) for name in names[1:3]}
     assert len(two) == 2  # handed out, one to each
     os.kill(two.pop(), signal.SIGKILL)
@@ -127,7 +115,7 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(models, tmp_path):
     listed.write_text("a lake\n")
     arguments = command(listed, out, models, "--seconds", 20)
     process = start(arguments)
-    wait_for(lambda: saved_chunks(out, "sample_0000") >= 1, process)
+    wait_for(lambda: saved_chunks(out / "work/sample_0000/state") >= 1, process)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 130

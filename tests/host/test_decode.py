@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import av
 import numpy as np
 import pytest
+from extending import frames_of
 
 pytestmark = pytest.mark.host
 
 PIECE = 17
 CLIP_FRAMES = 96  # of clip.mp4 at 24 fps
 DECODE = "PAVDM_DecodeToVideo"
-
-
-def frames_of(path: Path) -> np.ndarray:
-    with av.open(str(path)) as video:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)])
 
 
 def video_of(server: Any, graph: Any, find: Any) -> np.ndarray:

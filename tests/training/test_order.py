@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pavdm.training.order import EndlessOrder, epoch_order, never_used, uniform
+from pavdm.training.order import EndlessOrder, epoch_order, never_used
 from pavdm.training.task import Share
 
 divisions = st.sampled_from([(1, 4, 1), (4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (1, 1, 4)])
@@ -46,12 +46,6 @@ def test_what_fills_no_step_is_told():
     assert never_used(["a"] * 3 + ["b"] * 4, [2] * 7, Share(0, 2)) == {"a": 3}
     assert never_used(["a"] * 3 + ["b"] * 4, [2] * 7, Share(0, 1, 2)) == {"a": 3}
     assert never_used(["a"] * 3 + ["b"] * 4, [2] * 7, Share()) == {}
-
-
-def test_every_number_of_the_key_counts():
-    draws = {tuple(uniform(2, *key)) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
-    assert len(draws) == 4
-    assert tuple(uniform(2, 0, 1, 0)) in draws
 
 
 def test_no_two_steps_share_an_example_number_where_batches_differ_in_size() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from pavdm.errors import InputError
 from pavdm.training import run, run_options
@@ -156,16 +157,26 @@ def test_only_the_newest_checkpoints_are_kept(unbroken: Path) -> None:
 
 def test_a_run_is_not_continued_with_other_settings(tmp_path: Path) -> None:
     trained(tmp_path, steps=2)
-    with pytest.raises(InputError, match=r"learning_rate 0\.01, now 0\.02"):
+    with pytest.raises(InputError, match=r"learning_rate: 0\.01 there, 0\.02 now"):
         trained(tmp_path, learning_rate=2e-2)
-    with pytest.raises(InputError, match="batches per step 1, now 2"):
+    with pytest.raises(InputError, match="batches per step: 1 there, 2 now"):
         trained(tmp_path, accumulation=2)
-    with pytest.raises(InputError, match="seed 0, now 1"):
+    with pytest.raises(InputError, match="seed: 0 there, 1 now"):
         trained(tmp_path, ToyTask(seed=1))
     with pytest.raises(InputError, match="has made 2 steps already"):
         trained(tmp_path, steps=1)
     trained(tmp_path, steps=3, save_every=1, keep=5)  # what changes no number may change
     assert len(losses(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("prefix", ["weights.", "average."])
+def test_a_checkpoint_without_all_weights_is_not_gone_on_from(tmp_path: Path, prefix: str) -> None:
+    file = trained(tmp_path, steps=2) / "state.safetensors"
+    state = load_file(file)
+    name = next(name for name in state if name.startswith(prefix))
+    save_file({other: tensor for other, tensor in state.items() if other != name}, file)
+    with pytest.raises(InputError, match=f"1 tensors.*{re.escape(name.removeprefix(prefix))}"):
+        trained(tmp_path, steps=3)
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from pavdm import cli
 from pavdm.errors import InputError
 from pavdm.models.text_encoder import TextEncoder
 from pavdm.options import parser
-from pavdm.training.noising import generator_for
+from pavdm.training.chance import generator_for
 from pavdm.training.task import Share
 from pavdm.training.text_objective import IGNORED, masked_tokens
 from pavdm.training.text_options import make_task

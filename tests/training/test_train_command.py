@@ -223,6 +223,6 @@ def test_a_run_that_would_change_its_settings_is_refused(tmp_path: Path, capsys:
     command = ["train", *SMALL, *CPU, "--sample-every", "0", "--out", str(tmp_path)]
     assert cli.main([*command, "--steps", "1"]) == 0
     assert cli.main([*command, "--steps", "2", "--shift-scale", "0.5"]) == 2
-    assert "shift_scale 0.4, now 0.5" in capsys.readouterr().err
+    assert "shift_scale: 0.4 there, 0.5 now" in capsys.readouterr().err
     settings = json.loads((tmp_path / "step-000001" / "progress.json").read_text())["settings"]
     assert settings["what"] == "stdit" and settings["data"] == {"latents": 10}

@@ -14,7 +14,7 @@ from pavdm.models.checkpoint import load_vae
 from pavdm.models.spatial_vae import SpatialConfig
 from pavdm.models.temporal_vae import TemporalConfig
 from pavdm.models.vae import VAEConfig, VideoVAE, initialize_weights
-from pavdm.training.noising import generator_for
+from pavdm.training.chance import generator_for
 from pavdm.training.pixel_source import WorldSource
 from pavdm.training.run import train
 from pavdm.training.run_options import RunOptions
