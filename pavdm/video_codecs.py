@@ -1,4 +1,4 @@
-"""What a video can be written in: the encoders, and how each makes pieces that join."""
+"""What a video can be written in: the encoders, and how each gives every frame at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from dataclasses import dataclass
 class Codec:
     """An encoder of PyAV's.
 
-    max_crf: its scale of quality goes from 0 to this. options: without frames that are stored in another order than
-    they are shown in, so that pieces join without overlapping time stamps. tag: what players look for in the file, None
-    for the muxer's own.
+    max_crf: its scale of quality goes from 0 to this. options: a frame's packet comes before the next frame is asked
+    for, so that a piece is whole when it is written. tag: what players look for in the file, None for the muxer's own.
     """
 
     encoder: str
@@ -24,11 +23,11 @@ class Codec:
 # No AV1: libsvtav1 prints its settings to the terminal for every piece, and only its environment can stop it.
 # x265 does not give the same bytes twice; the others do.
 CODECS = {
-    "h264": Codec("libx264", 51.0, {"preset": "medium", "bf": "0"}),
+    "h264": Codec("libx264", 51.0, {"preset": "medium", "tune": "zerolatency"}),
     "hevc": Codec(
         "libx265",
         51.0,
-        {"preset": "medium", "x265-params": "bframes=0:info=0:log-level=error"},
+        {"preset": "medium", "tune": "zerolatency", "x265-params": "info=0:log-level=error"},
         tag="hvc1",
     ),
     "vp9": Codec(

@@ -51,8 +51,9 @@ class VideoWriter:
     final name. After an exception the partial file stays and no final one appears. A partial file from an
     earlier run is replaced.
 
-    Each `write` is a piece with an encoder of its own, so its decoded frames depend on nothing written
-    before: a run that is resumed between two writes gives the same video, bit for bit.
+    One encoder makes all pieces, and holds no frame back. An encoder for each would begin every piece with a
+    key frame, coded anew: in a calm video that is a jump at every chunk boundary, larger than the frames' own
+    (`benchmarks/joints.py`). The same frames give the same pictures, bit for bit, however they are divided.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class VideoWriter:
         self._crf = crf
         self._codec = CODECS[codec]
         self._num_pieces = 0
+        self._encoder: VideoStream | None = None
 
         if self.path.suffix.lower() not in SUFFIXES:
             raise InputError(f"{path}: expected a file name that ends in {' or '.join(SUFFIXES)}")
@@ -153,11 +155,13 @@ class VideoWriter:
     def _encode(self, frames: np.ndarray) -> bytes:
         """A complete file of these frames: a header, the same for every piece, and one movie fragment.
 
-        The muxer lives as short as the encoder: one kept open would hold back the last frame of every piece.
+        The muxer lives as short as the piece: one kept open would hold back the last frame of every piece.
         """
         import av
         from av.video.reformatter import VideoReformatter
 
+        if self._encoder is None:
+            self._encoder = self._start_encoder()
         options = {
             # frag_discont, avoid_negative_ts: the fragment starts at the time of its first packet, not at 0.
             "movflags": "empty_moov+default_base_moof+frag_discont+skip_trailer+use_metadata_tags",
@@ -168,19 +172,27 @@ class VideoWriter:
         reformatter = VideoReformatter()
         with av.open(buffer, "w", format=self._format, options=options) as container:
             container.metadata.update(self._metadata)
-            stream = container.add_stream(self._codec.encoder, rate=self._fps)
-            self._configure(stream)
-            for index in range(len(frames) + 1):
-                frame = None
-                if index < len(frames):
-                    frame = to_yuv420(frames[index], reformatter)
-                    frame.pts, frame.time_base = index, 1 / self._fps
-                for packet in stream.encode(frame):  # None flushes
-                    assert packet.pts is not None and packet.dts is not None
-                    packet.pts += self.num_frames
-                    packet.dts += self.num_frames
+            stream = container.add_stream_from_template(self._encoder, opaque=True)
+            stream.time_base = self._encoder.time_base
+            if self._codec.tag is not None:
+                stream.codec_context.codec_tag = self._codec.tag
+            for index, pixels in enumerate(frames, self.num_frames):
+                frame = to_yuv420(pixels, reformatter)
+                frame.pts, frame.time_base = index, 1 / self._fps
+                for packet in self._encoder.encode(frame):
+                    packet.stream = stream
                     container.mux(packet)
         return buffer.getvalue()
+
+    def _start_encoder(self) -> VideoStream:
+        """A stream of a file that stays empty: its encoder, and the parameters that all pieces share."""
+        import av
+
+        container = av.open(io.BytesIO(), "w", format=self._format)
+        stream = container.add_stream(self._codec.encoder, rate=self._fps)
+        self._configure(stream)
+        container.start_encoding()
+        return stream
 
     def _configure(self, stream: VideoStream) -> None:
         context = stream.codec_context
