@@ -1,8 +1,8 @@
 """What pavdm-tiny can do, on scenes that training never saw: python benchmarks/small_model.py --out DIR.
 
-Takes some ten minutes on 2 cores and prints a Markdown table for docs/pavdm-tiny.md: what its VAE keeps, whether the
-colour in a prompt is the colour in the picture, whether a prompt that changes half-way shows, and how long ten seconds
-take. Extension, drift and seams, beside the baseline and the ablations, are paper_table.py's.
+Takes some half an hour on 2 cores and prints a Markdown table for docs/pavdm-tiny.md: what its VAE keeps, how a clip
+goes on for 20 seconds, whether the colour in a prompt is the colour in the picture, whether a prompt that changes
+half-way shows, and how long ten seconds take. The baseline and the ablations beside it are paper_table.py's.
 """
 
 from __future__ import annotations
@@ -22,18 +22,21 @@ from pavdm import small_model
 from pavdm.chunks import Monitor
 from pavdm.engine import make_video, texts_of
 from pavdm.errors import InputError
+from pavdm.evaluation import measure
+from pavdm.evaluation.drift import end_length
 from pavdm.evaluation.reconstruction import reconstruction_psnr
 from pavdm.networks import Networks
 from pavdm.settings import Precision, Settings
 from pavdm.training.world import Scene, draw, make_scene
-from pavdm.training.world_measure import COLOURS, colour_areas
+from pavdm.training.world_measure import COLOURS, colour_areas, colours_right
 from pavdm.training.world_source import HELD_OUT
 from pavdm.video_reader import read_frames
 from pavdm.video_writer import VideoWriter
 
 CLIP_FRAMES = 68
-TEXT_SECONDS, SWITCH_SECONDS = 3.0, 8.0
+TEXT_SECONDS, SWITCH_SECONDS, LONG_SECONDS = 3.0, 8.0, 20.0
 LAST_SECONDS = 1.0  # what the end of a video shows
+MOTION_KEPT = 0.6  # at least, of what a video began with
 
 
 def single_scenes(count: int) -> list[Scene]:
@@ -80,6 +83,36 @@ def share_right(jobs: list[tuple[Settings, str]], networks: Networks, say: Calla
     return right / len(jobs)
 
 
+def going_on(folder: Path, count: int, networks: Networks, say: Callable[[str], None]) -> list[tuple[str, str]]:
+    """Rows of the table: colours, motion and seams of clips that go on for LONG_SECONDS, with any number of shapes.
+
+    Colours are those of the last 15 % of the new video: a frame is right if it shows exactly the scene's.
+    """
+    height, width = small_model.SIZE
+    right, kept, seams = [], [], []
+    for number in range(count):
+        scene = make_scene(HELD_OUT + number, width / height)
+        clip, out = folder / f"clip_{number:03d}.mp4", folder / f"long_{number:03d}.mp4"
+        if not out.exists():
+            with VideoWriter(clip, small_model.SIZE, small_model.FPS, crf=8, overwrite=True) as writer:
+                writer.write(draw(scene, CLIP_FRAMES, small_model.SIZE, small_model.FPS))
+            settings = small_model.settings(scene.caption, out, clip=clip, seconds=LONG_SECONDS, seed=number)
+            make_video(settings, networks, Monitor())
+        last = end_length(round(LONG_SECONDS * small_model.FPS))
+        right.append(colours_right(np.stack(list(read_frames(out))[-last:]), scene))
+        found = measure(out).summary
+        kept.append(found["motion_kept"])
+        seams.append(found["seam_ratio"])
+        say(f"[{number + 1}/{count}] {out.name}: colours {right[-1]:.0%}, motion {kept[-1]:.0%}, seam {seams[-1]:.2f}")
+    enough = sum(share >= MOTION_KEPT for share in kept)
+    return [
+        ("20 s after a clip, frames of the last 3 s with exactly its colours", f"{np.mean(right):.0%}"),
+        ("20 s after a clip, motion of the last 5 s over the first 5, median", f"{np.median(kept):.0%}"),
+        (f"20 s after a clip, videos that keep at least {MOTION_KEPT:.0%} of the motion", f"{enough / count:.0%}"),
+        ("20 s after a clip, seam ratio, mean and worst video", f"{np.mean(seams):.2f} ({max(seams):.2f})"),
+    ]
+
+
 def ten_seconds(folder: Path) -> float:
     """Wall-clock seconds of `pavdm extend` for ten new seconds after a clip of 64 frames, its start included."""
     clip, out = folder / "clip.mp4", folder / "ten_seconds.mp4"
@@ -124,6 +157,7 @@ def main() -> int:
         mean, least = vae_quality(networks, options.scenes)
         rows = [
             ("VAE, PSNR of held-out clips", f"{mean:.1f} dB (worst {least:.1f})"),
+            *going_on(options.out, options.scenes, networks, say),
             ("text alone, the colour of the caption is seen", f"{share_right(own, networks, say):.0%}"),
             ("text alone, another colour word in it", f"{share_right(other, networks, say):.0%}"),
             (
