@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -189,7 +189,7 @@ class VideoWriter:
         import av
 
         container = av.open(io.BytesIO(), "w", format=self._format)
-        stream = container.add_stream(self._codec.encoder, rate=self._fps)
+        stream = cast("VideoStream", container.add_stream(self._codec.encoder, rate=self._fps))
         self._configure(stream)
         container.start_encoding()
         return stream
