@@ -54,6 +54,11 @@ def recoloured(scene: Scene) -> tuple[str, str, str]:
     return scene.caption.replace(f" {own} ", f" {other} ", 1), other, own
 
 
+def write_clip(path: Path, scene: Scene, num_frames: int) -> None:
+    with VideoWriter(path, small_model.SIZE, small_model.FPS, crf=8, overwrite=True) as writer:
+        writer.write(draw(scene, num_frames, small_model.SIZE, small_model.FPS))
+
+
 def main_colour(path: Path) -> str | None:
     """The colour of the palette that covers most of the last second; None if none is to be seen."""
     areas = colour_areas(np.stack(list(read_frames(path))[-round(LAST_SECONDS * small_model.FPS) :])).mean(axis=0)
@@ -94,8 +99,7 @@ def going_on(folder: Path, count: int, networks: Networks, say: Callable[[str], 
         scene = make_scene(HELD_OUT + number, width / height)
         clip, out = folder / f"clip_{number:03d}.mp4", folder / f"long_{number:03d}.mp4"
         if not out.exists():
-            with VideoWriter(clip, small_model.SIZE, small_model.FPS, crf=8, overwrite=True) as writer:
-                writer.write(draw(scene, CLIP_FRAMES, small_model.SIZE, small_model.FPS))
+            write_clip(clip, scene, CLIP_FRAMES)
             settings = small_model.settings(scene.caption, out, clip=clip, seconds=LONG_SECONDS, seed=number)
             make_video(settings, networks, Monitor())
         last = end_length(round(LONG_SECONDS * small_model.FPS))
@@ -116,9 +120,8 @@ def going_on(folder: Path, count: int, networks: Networks, say: Callable[[str], 
 def ten_seconds(folder: Path) -> float:
     """Wall-clock seconds of `pavdm extend` for ten new seconds after a clip of 64 frames, its start included."""
     clip, out = folder / "clip.mp4", folder / "ten_seconds.mp4"
-    scene = single_scenes(1)[0]
-    with VideoWriter(clip, small_model.SIZE, small_model.FPS, crf=8, overwrite=True) as writer:
-        writer.write(draw(scene, 64, small_model.SIZE, small_model.FPS))
+    (scene,) = single_scenes(1)
+    write_clip(clip, scene, 64)
     command = [sys.executable, "-m", "pavdm", "extend", str(clip), "--prompt", scene.caption, "--seconds", "10"]
     started = time.monotonic()
     subprocess.run(

@@ -179,7 +179,13 @@ class VideoWriter:
             for index, pixels in enumerate(frames, self.num_frames):
                 frame = to_yuv420(pixels, reformatter)
                 frame.pts, frame.time_base = index, 1 / self._fps
-                for packet in self._encoder.encode(frame):
+                packets = self._encoder.encode(frame)
+                if not packets:  # what is held back would be missing at the end of the file
+                    raise InputError(
+                        f"this build's {self._codec.encoder} does not give every frame at once, so a video cannot grow "
+                        "piece by piece; install the PyAV of PyPI (pip install av), or choose another codec"
+                    )
+                for packet in packets:
                     packet.stream = stream
                     container.mux(packet)
         return buffer.getvalue()

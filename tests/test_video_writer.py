@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 
 from pavdm.errors import InputError
+from pavdm.video_codecs import CODECS
 from pavdm.video_reader import probe, read_frames
 from pavdm.video_writer import VideoWriter
 
@@ -89,6 +91,14 @@ def test_every_codec_gives_the_frames_back_in_their_order_without_a_key_frame_at
     assert [number for number, frame in enumerate(shown) if frame.key_frame] == [0]
     assert psnr(np.stack([frame.to_ndarray(format="rgb24") for frame in shown]), np.concatenate(frames)) > 30
     assert names(tmp_path) == ["out.mp4"]
+
+
+def test_an_encoder_that_holds_frames_back_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking_ahead = replace(CODECS["h264"], options={"preset": "medium"})
+    monkeypatch.setitem(CODECS, "h264", looking_ahead)
+    with pytest.raises(InputError, match="every frame at once"), VideoWriter(tmp_path / "out.mp4", SIZE, 24) as writer:
+        writer.write(pieces(1)[0])
+    assert not (tmp_path / "out.mp4").exists()
 
 
 def test_a_quality_that_a_codec_does_not_know_is_refused(tmp_path: Path) -> None:
