@@ -62,7 +62,7 @@ class ProgressiveWindows:
         windows = asdict(self.windows)
         schedule = windows.pop("schedule")
         schedule.pop("shift")  # not read: the ratio belongs to the clip
-        return {"objective": "progressive", **windows, **schedule, "timestep transform": self.transform}
+        return {"objective": "progressive", **windows, "schedule": schedule, "timestep transform": self.transform}
 
 
 @dataclass(frozen=True)

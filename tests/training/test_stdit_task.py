@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pavdm.errors import InputError
 from pavdm.models.checkpoint import load_stdit3
 from pavdm.models.stdit3 import STDiT3, STDiT3Config, initialize_weights
 from pavdm.sampling.schedule import Schedule, timestep_shift
@@ -114,6 +115,17 @@ def test_training_lowers_the_loss_on_what_it_was_not_trained_on(tmp_path: Path, 
     options = RunOptions(steps=40, learning_rate=3e-3, warmup=5, ema=0.5, cpu=True)
     train(STDiTTask(trained, MemorySource(), noising), options, tmp_path, quiet=True)
     assert loss(trained) < 0.8 * before
+
+
+@pytest.mark.parametrize("noising", NOISINGS, ids=["progressive", "whole-clip"])
+def test_a_falling_learning_rate_is_not_gone_on_with_over_other_steps(tmp_path: Path, noising: Noising) -> None:
+    def run(steps: int) -> None:
+        options = RunOptions(steps=steps, learning_rate=1e-3, warmup=0, decay="cosine", cpu=True)
+        train(STDiTTask(network(), MemorySource(), noising), options, tmp_path, quiet=True)
+
+    run(2)
+    with pytest.raises(InputError, match=r"steps: 2 there, 4 now"):
+        run(4)
 
 
 def test_a_checkpoint_is_a_published_network_and_training_goes_on_from_it(tmp_path: Path) -> None:
