@@ -13,8 +13,8 @@ from pavdm.evaluation.drift import end_length
 from pavdm.files import replacing, temporary_beside
 from pavdm.settings import Settings
 from pavdm.training import world_measure
+from pavdm.training.data.world_source import HELD_OUT
 from pavdm.training.world import draw, make_scene
-from pavdm.training.world_source import HELD_OUT
 from pavdm.video_writer import VideoWriter
 
 CLIP_FRAMES = 119  # 35 latents: what the fixed window needs, all methods get

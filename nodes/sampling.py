@@ -23,8 +23,8 @@ from pavdm.sampling.video_state import VideoState
 from pavdm.schedule_plot import draw
 
 from .autosave import DEFAULT, KEPT_WORKS, autosave_of, work_of
-from .conditioning import latent_seconds
 from .host import schema
+from .layout import latent_seconds
 from .model import make_room
 from .velocity import GuiderVelocity, Prompt, prompt_of, require_model
 

@@ -24,8 +24,8 @@ from pavdm.sampling.progressive import Progress
 from pavdm.sampling.video_state import VideoState, begin, extend, load_video_state, prompted, save_video_state
 
 from .autosave import DEFAULT, autosave_of, next_file, saved_files, work_of
-from .conditioning import LAYOUT, Layout, latent_seconds, layout_of
 from .host import schema
+from .layout import LAYOUT, Layout, latent_seconds, layout_of
 from .model import make_room
 from .sampling import autosave_input, num_known_latents, require_progressive
 from .velocity import GuiderVelocity, prompt_of, require_model

@@ -20,8 +20,9 @@ from pavdm.errors import InputError
 from pavdm.video_codecs import CODECS
 from pavdm.video_writer import VideoWriter
 
-from .conditioning import Layout, fitted, layout_of
+from .conditioning import fitted
 from .host import check_interrupted, schema, to_uint8
+from .layout import Layout, layout_of
 from .vae import require_open_sora
 
 

@@ -295,7 +295,7 @@ def _run_workflow(options: argparse.Namespace) -> int:
 def _run_preprocess(options: argparse.Namespace) -> int:
     from pavdm.data_commands import run_preprocess
     from pavdm.progress_bar import ClipCounter
-    from pavdm.training.preprocess import Stopped
+    from pavdm.training.data.preprocess import Stopped
 
     with ClipCounter(hidden=options.quiet) as counter, asked_to_stop("this clip") as should_stop:
         try:

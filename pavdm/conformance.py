@@ -30,8 +30,8 @@ from pavdm.sampling import progressive, rectified_flow
 from pavdm.sampling.guidance import GuidedVelocity
 from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.sampling.state import Texts
-from pavdm.training.objective import TrainedVelocity
-from pavdm.training.windows import TrainingWindows, WindowDraw, WindowPlan
+from pavdm.training.stdit.objective import TrainedVelocity
+from pavdm.training.stdit.windows import TrainingWindows, WindowDraw, WindowPlan
 
 TOLERANCE = 1e-4
 FPS = 24.0

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from pavdm.errors import InputError
 
 if TYPE_CHECKING:
-    from pavdm.training.coding import Coder
-    from pavdm.training.preprocess import Outcome, Progress
-    from pavdm.training.sources import Data
+    from pavdm.training.data.coding import Coder
+    from pavdm.training.data.preprocess import Outcome, Progress
+    from pavdm.training.data.sources import Data
 
 
 def add_preprocess(commands: argparse._SubParsersAction[argparse.ArgumentParser], models: Callable[..., None]) -> None:
@@ -125,7 +125,7 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
 
 def data_from(options: argparse.Namespace, name: str) -> Data:
     from pavdm.buckets import parse_size
-    from pavdm.training.sources import Data
+    from pavdm.training.data.sources import Data
 
     return Data(
         name,
@@ -170,9 +170,9 @@ def run_preprocess(
     from pavdm.models.text_encoder import TextEncoder
     from pavdm.models.weights import fingerprint
     from pavdm.options import precision_from
-    from pavdm.training.coding import Coding, Networks
-    from pavdm.training.preprocess import Job, preprocess
-    from pavdm.training.sources import raw_clips
+    from pavdm.training.data.coding import Coding, Networks
+    from pavdm.training.data.preprocess import Job, preprocess
+    from pavdm.training.data.sources import raw_clips
 
     rank, world_size = process_from(options)
     if options.device == "auto" and torch.cuda.is_available():

@@ -81,8 +81,8 @@ def run_demo(
     from pavdm.evaluation import measure, write_report
     from pavdm.evaluation.reconstruction import reconstruction_psnr
     from pavdm.networks import Networks
+    from pavdm.training.data.world_source import HELD_OUT
     from pavdm.training.world import draw, make_scene
-    from pavdm.training.world_source import HELD_OUT
     from pavdm.video_writer import VideoWriter
 
     if seed < 0:

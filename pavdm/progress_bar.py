@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from pavdm.sampling.progressive import Progress
-    from pavdm.training.preprocess import Progress as Encoded
+    from pavdm.training.data.preprocess import Progress as Encoded
 
 _FORMAT = "{desc} |{bar}| {n_fmt}/{total_fmt} calls, {remaining} left{postfix}"
 

@@ -1,6 +1,6 @@
 """What can be typed after `pavdm train`. Heavy imports wait until they are needed.
 
-What belongs to a task is in a module of its own (`stdit_options`, `vae_options`, `text_options`); `tasks.py` lists
+What belongs to a task is in a module of its own (`stdit/options.py`, and so on); `tasks.py` lists
 them.
 """
 

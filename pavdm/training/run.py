@@ -25,9 +25,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from pavdm.errors import InputError
+from pavdm.training.data.loading import items
 from pavdm.training.ema import WeightAverage
 from pavdm.training.full_state import AVERAGE, gathered, part, restore, weights_in_full
-from pavdm.training.loading import items
 from pavdm.training.muon import Muon
 from pavdm.training.run_directory import Progress, RunDirectory, check_settings
 from pavdm.training.run_log import RunLog

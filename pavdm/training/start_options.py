@@ -15,11 +15,11 @@ from pavdm.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-    from pavdm.training.coding import Coder
+    from pavdm.training.data.coding import Coder
+    from pavdm.training.data.pixel_source import PixelSource
+    from pavdm.training.data.source import Source
+    from pavdm.training.data.sources import Data
     from pavdm.training.memory import MemoryEstimate
-    from pavdm.training.pixel_source import PixelSource
-    from pavdm.training.source import Source
-    from pavdm.training.sources import Data
 
 logger = logging.getLogger(__name__)
 
@@ -82,9 +82,9 @@ def data_of(options: argparse.Namespace) -> Data:
 
 def open_pixels(options: argparse.Namespace) -> PixelSource:
     """Clips in pixels. Raises InputError if --data names none."""
-    from pavdm.training.clip_list import write_skipped
-    from pavdm.training.latent_shards import SKIPPED
-    from pavdm.training.sources import pixel_source
+    from pavdm.training.data.clip_list import write_skipped
+    from pavdm.training.data.latent_shards import SKIPPED
+    from pavdm.training.data.sources import pixel_source
 
     source = pixel_source(data_of(options), options.batch_size, options.seed)
     if source.skipped and os.environ.get("RANK", "0") == "0":
@@ -100,8 +100,8 @@ def open_clips(options: argparse.Namespace) -> Source:
     Raises InputError if --data names none, or the networks are missing that encode them.
     """
     from pavdm.models.weights import fingerprint
-    from pavdm.training.coding import Coding
-    from pavdm.training.sources import clip_source
+    from pavdm.training.data.coding import Coding
+    from pavdm.training.data.sources import clip_source
 
     data = data_of(options)
     if not data.is_latents and (options.vae is None or options.text_encoder is None):
@@ -120,7 +120,7 @@ def _coder(options: argparse.Namespace) -> Coder:
 
     from pavdm.models.checkpoint import load_vae
     from pavdm.models.text_encoder import TextEncoder
-    from pavdm.training.coding import Networks
+    from pavdm.training.data.coding import Networks
 
     vae = load_vae(options.vae).requires_grad_(False).eval()
     encoder = TextEncoder.load(options.text_encoder, "cpu", torch.float32)

@@ -7,7 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pavdm.training import stdit_options, text_options, vae_options
+from pavdm.training.stdit import options as stdit_options
+from pavdm.training.text_encoder import options as text_options
+from pavdm.training.vae import options as vae_options
 
 if TYPE_CHECKING:
     from pavdm.training.task import Plan

@@ -49,9 +49,10 @@ def _unread(options: argparse.Namespace, owners: Mapping[str, str]) -> Iterator[
     if what == "text-encoder":
         for name in (*FORM, "vae", "text_encoder"):
             yield name, "has no meaning for --what text-encoder, which reads captions alone"
+        yield "sample_every", "has no meaning for --what text-encoder, which makes nothing to look at"
 
 
 def _holds_latents(name: str) -> bool:
-    from pavdm.training.sources import Data
+    from pavdm.training.data.sources import Data
 
     return Data(name).is_latents

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pavdm.training.lora import add_lora, merged, save_lora
 from pavdm.training.start import from_checkpoint
+from pavdm.training.stdit.lora import add_lora, merged, save_lora
 
 pytestmark = pytest.mark.host
 

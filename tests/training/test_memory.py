@@ -7,10 +7,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from pavdm.models.stdit3 import STDiT3, STDiT3Config, initialize_weights
-from pavdm.training.lora import add_lora
 from pavdm.training.memory import attention_without_matrix, estimate, peak_bytes
 from pavdm.training.run import checkpoint_blocks
-from pavdm.training.stdit_task import NoisedClips, STDiTObjective, stand_in
+from pavdm.training.stdit.lora import add_lora
+from pavdm.training.stdit.task import NoisedClips, STDiTObjective, stand_in
 
 CONFIG = STDiT3Config(hidden_size=64, depth=2, num_heads=4, caption_channels=32, model_max_length=16)
 SHAPE, TOKENS, SIZE = (2, 4, 6, 8, 12), 5, (64, 96)

@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from pavdm.models.checkpoint import load_stdit3
 
-SCRIPT = Path(__file__).with_name("stdit_run.py")
+ROOT = Path(__file__).parent.parent.parent
+SCRIPT = ROOT / "tests" / "helpers" / "stdit_run.py"
 
 
 def ran(*arguments: object, processes: int = 1) -> None:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parent.parent.parent)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     line = [sys.executable, *(launcher if processes > 1 else []), str(SCRIPT), *map(str, arguments)]
     done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from memory_source import MemorySource
 from safetensors.torch import load_file
 
 from pavdm import cli
 from pavdm.models.checkpoint import load_stdit3
 from pavdm.options import parser
 from pavdm.training import options as training_options
-from pavdm.training import stdit_options
+from pavdm.training.stdit import options as stdit_options
 from pavdm.video_reader import probe
-
-from .memory_source import MemorySource
 
 CPU = ["--cpu", "--workers", "0", "--quiet", "--warmup", "0", "--learning-rate", "1e-3"]
 SMALL = ["--window-chunks", "2", "--chunk", "2", "--denoise-steps", "4", "--like", "tiny", "--sample-chunks", "2"]
@@ -95,9 +94,9 @@ def test_a_recipe_file_is_read_as_typed_and_what_follows_counts(tmp_path: Path) 
 
 def test_defaults_on_the_command_line_are_those_of_the_library() -> None:
     from pavdm.sampling.schedule import Schedule
-    from pavdm.training.noising import ProgressiveWindows
     from pavdm.training.run_options import RunOptions
-    from pavdm.training.windows import TrainingWindows
+    from pavdm.training.stdit.noising import ProgressiveWindows
+    from pavdm.training.stdit.windows import TrainingWindows
 
     read = parser().parse_args(["train", "--steps", "10000", "--out", "run"])
     assert training_options.run_options(read) == RunOptions(steps=10_000, workers=2, sample_every=1000)
@@ -121,6 +120,7 @@ def test_a_short_run_reaches_its_learning_rate() -> None:
         (["--vocabulary", "300"], "--vocabulary belongs to --what text-encoder, not to stdit"),
         (["--what", "text-encoder", "--vae", "there"], "--vae has no meaning for --what text-encoder"),
         (["--what", "text-encoder", "--size", "64x96"], "--size has no meaning for --what text-encoder"),
+        (["--what", "text-encoder", "--sample-every", "5"], "--sample-every has no meaning for --what text-encoder"),
         (["--timesteps", "uniform"], "--timesteps belongs to --objective whole-clip"),
         (["--objective", "whole-clip", "--partial-share", "1"], "--partial-share belongs to --objective progressive"),
         (["--data", "LATENTS", "--size", "64x96"], "--size has no meaning for clips that are pre-computed"),

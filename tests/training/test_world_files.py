@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pavdm.cli import main
-from pavdm.training.clip_list import read_clip_list
+from pavdm.training.data.clip_list import read_clip_list
 from pavdm.training.world import render
 from pavdm.video_reader import probe, read_frames
 

@@ -1,0 +1,107 @@
+"""The procedural world as a source of clips: a numbered set for pre-computing, and batches without end.
+
+Seeds below HELD_OUT are for training; those from HELD_OUT on are never trained on, and measure what was learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pavdm.clip import PIECE_FRAMES
+from pavdm.errors import InputError
+from pavdm.training.chance import uniform
+from pavdm.training.data.clip_list import Skipped
+from pavdm.training.data.raw_clip import RawClip
+from pavdm.training.world import check_clip, draw, make_scene
+from pavdm.training.world_change import render_changing
+
+HELD_OUT = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class WorldClips:
+    """Clip i is that of seed `first_seed + i`. lengths: in frames; each clip has one of them, chosen by its seed.
+
+    latest_start: clips begin at a moment from 0 to this many seconds into their scene. size: (height, width).
+    changing: share of the clips in which something changes, and their caption with it (`world_change`).
+    """
+
+    count: int
+    lengths: tuple[int, ...] = (119,)
+    size: tuple[int, int] = (64, 96)
+    fps: float = 24.0
+    first_seed: int = 0
+    latest_start: float = 0.0
+    changing: float = 0.0
+    skipped: Sequence[Skipped] = ()
+
+    def __post_init__(self) -> None:
+        for length in self.lengths:
+            check_clip(length, self.size, self.fps)
+        if self.count < 1 or self.first_seed < 0:
+            raise InputError(
+                "the world gives at least 1 clip, of seeds from 0 on: got "
+                f"{self.count} clips from seed {self.first_seed} on"
+            )
+        if self.first_seed < HELD_OUT < self.first_seed + self.count:
+            raise InputError(
+                f"seeds {self.first_seed} to {self.first_seed + self.count - 1} are of both kinds: below {HELD_OUT} "
+                "for training, from there on held out"
+            )
+        if not 0 <= self.latest_start < 1e6:
+            raise InputError(f"a clip starts 0 to 1,000,000 seconds into its scene: got {self.latest_start}")
+        if not 0 <= self.changing <= 1 or (self.changing and self.latest_start):
+            raise InputError(
+                f"the share of changing clips lies in 0..1, and they start at 0 seconds: got {self.changing} with "
+                f"starts up to {self.latest_start} s"
+            )
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        return {
+            "kind": "world",
+            "clips": self.count,
+            "frames": list(self.lengths),
+            "size": list(self.size),
+            "fps": self.fps,
+            "first seed": self.first_seed,
+            "latest start": self.latest_start,
+            "changing": self.changing,
+        }
+
+    def name(self, number: int) -> str:
+        return f"world/{self.first_seed + number}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> RawClip:
+        seed = self.first_seed + number
+        which, when = uniform(2, seed, 1)
+        length = self.lengths[int(which * len(self.lengths))]
+        if self.changing:
+            clip = render_changing(seed, length, self.size, self.fps, share=self.changing)
+            (_, caption), *changes = clip.captions
+            return RawClip(clip.frames, caption, self.name(number), self.fps, tuple(changes))
+        return world_clip(seed, length, self.size, self.fps, when, self.latest_start)
+
+
+def world_clip(
+    seed: int, num_frames: int, size: tuple[int, int], fps: float, moment: float = 0.0, latest_start: float = 0.0
+) -> RawClip:
+    """The clip of a seed that begins at `moment` (0..1) of the seconds up to `latest_start`."""
+    scene = make_scene(seed, size[1] / size[0])
+    start = round(moment * latest_start * fps)
+    return RawClip(draw(scene, num_frames, size, fps, start), scene.caption, f"world/{seed}", fps)
+
+
+def piece_lengths(shortest: int, longest: int) -> tuple[int, ...]:
+    """Lengths in frames from `shortest` to `longest`, in whole pieces of the VAE if they span several."""
+    if shortest == longest:
+        return (shortest,)
+    lengths = tuple(n for n in range(shortest, longest + 1) if n % PIECE_FRAMES == 0)
+    if not lengths:
+        raise InputError(f"no multiple of {PIECE_FRAMES} frames lies between {shortest} and {longest}")
+    return lengths

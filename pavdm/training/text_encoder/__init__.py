@@ -1,0 +1,1 @@
+"""Training of a small T5 encoder and its tokenizer."""

@@ -1,0 +1,1 @@
+"""Training of the video VAE: its objective, its task, its options."""
