@@ -1,7 +1,8 @@
 """The procedural world: captioned clips of coloured shapes, without limit and without a download.
 
 A seed decides a `Scene`: up to three shapes that move over a background, under a camera and a light, and the caption
-that names all of it. Everything is a formula of time: a scene goes on for ever, a longer clip begins with the shorter
+that names all of it. Each shape has a part of the picture for itself, side by side, unless the caption says that one
+passes behind another. Everything is a formula of time: a scene goes on for ever, a longer clip begins with the shorter
 one, and nothing ever leaves the picture, so that colours and count can be measured on any frame (`world_measure`).
 
     frames, caption, scene = render(seed=7, num_frames=119)    # uint8 (119, 64, 96, 3), RGB
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -23,16 +25,14 @@ from pavdm.training.world_drawing import SHAPES, draw_background, draw_bodies, l
 Array = np.ndarray
 T = TypeVar("T")
 
-# Strong colours belong to shapes alone, muted ones to backgrounds: their hues and saturations never meet.
+# Strong colours belong to shapes alone, muted ones to backgrounds: their hues and saturations never meet. Five hues are
+# far enough apart that a picture coded to latents and back, by night as by day, leaves no doubt which one it shows.
 PALETTE: Mapping[str, tuple[int, int, int]] = {
     "red": (228, 46, 52),
-    "orange": (245, 121, 32),
     "yellow": (248, 214, 48),
     "green": (66, 178, 84),
-    "teal": (36, 182, 184),
     "blue": (50, 106, 226),
-    "purple": (146, 76, 214),
-    "pink": (242, 88, 168),
+    "purple": (196, 72, 216),
 }
 MUTED: Mapping[str, tuple[int, int, int]] = {
     "cream": (240, 232, 214),
@@ -45,11 +45,13 @@ MUTED: Mapping[str, tuple[int, int, int]] = {
     "charcoal": (62, 64, 70),
 }
 TURNING_SHAPES = ("square", "triangle", "star", "cross", "heart", "crescent")
-SIZES = {"small": (0.15, 0.165), "": (0.19, 0.215), "large": (0.24, 0.265)}  # radius
-SPEEDS = {"slowly ": 0.3, "": 0.5, "quickly ": 0.8}  # a chunk of 17 frames shows where things are going
+SIZES = {"small": (0.18, 0.195), "": (0.215, 0.235), "large": (0.26, 0.28)}  # radius
+SPEEDS = {"slowly ": 0.18, "": 0.28, "quickly ": 0.42}  # a chunk of 17 frames shows where things are going
 BACKGROUNDS = ("plain", "gradient", "dots", "stripes", "checks", "hills")
 TEXTURES = ("dots", "stripes", "checks")
 MARGIN = 0.02
+PEEPING = 0.7  # radii of the front shape that one which passes behind it lies above or below, so that it is always seen
+NARROWEST = 0.5  # part of a picture that a shape can have for itself
 MIN_CONTRAST = 80  # of the two colours of a background: difference of red + green + blue
 TEXTURE_STRENGTH = 0.5  # how far a texture goes from its first colour to its second
 
@@ -200,12 +202,14 @@ def draw(scene: Scene, num_frames: int, size: tuple[int, int], fps: float = 24.0
 def make_scene(seed: int, aspect: float = 1.5) -> Scene:
     """The scene that a seed stands for, in pictures `aspect` times as wide as high."""
     chance = _Chance(seed)
-    count = chance.pick((1, 1, 2, 2, 2, 3))
+    count = min(chance.pick((1, 1, 2, 2, 2, 3)), max(1, int(aspect / NARROWEST)))
     colours = chance.shuffled(list(PALETTE))[:count]
-    shapes = chance.shuffled(list(SHAPES))[:count]
-    bodies = [_make_body(chance, *names, aspect) for names in zip(shapes, colours, strict=True)]
-    if count > 1 and chance.below(0.35):
-        bodies[-2:] = _passing_behind(chance, bodies[-2], bodies[-1], aspect)
+    kinds = list(zip(chance.shuffled(list(SHAPES))[:count], colours, strict=True))
+    if count == 2 and aspect >= 3 * NARROWEST and chance.below(0.4):
+        bodies = _passing_behind(chance, *(_make_body(chance, *names, (0, aspect)) for names in kinds), aspect)
+    else:
+        edges = [aspect * number / count for number in range(count + 1)]
+        bodies = [_make_body(chance, *names, span) for names, span in zip(kinds, pairwise(edges), strict=True)]
     kind = chance.pick(BACKGROUNDS)
     muted = chance.shuffled(list(MUTED))
     contrasting = [name for name in muted[1:] if abs(sum(MUTED[name]) - sum(MUTED[muted[0]])) > MIN_CONTRAST]
@@ -215,37 +219,44 @@ def make_scene(seed: int, aspect: float = 1.5) -> Scene:
         pan = chance.pick((-1, 1)) * chance.between(0.06, 0.15)
     background = Background(kind, tuple(colours_used), pan, chance.between(0, 10))
     light = chance.pick(("day", "day", "day", "day", "night", "night", "day to night", "night to day"))
-    return Scene(seed, aspect, tuple(bodies), background, light, chance.between(9, 14))
+    return Scene(seed, aspect, tuple(bodies), background, light, chance.between(14, 20))
 
 
-def _make_body(chance: _Chance, shape: str, colour: str, aspect: float) -> Body:
-    size = chance.pick(("small", "", "", "large"))
+def _make_body(chance: _Chance, shape: str, colour: str, span: tuple[float, float]) -> Body:
+    """span: the part of the picture that is the body's own, from x to x. Where that is narrow, the body is small and
+    goes up and down."""
+    width = span[1] - span[0]
+    wide = width > 1.3 * NARROWEST
+    size = chance.pick(("small", "", "", "large")) if wide else "small"
     radius = chance.between(*SIZES[size])
-    motions = ["bouncing around", "sliding from side to side", "floating up and down", "circling", "hopping"]
+    motions = ["floating up and down", "hopping"]
+    if wide:
+        motions += ["bouncing around", "sliding from side to side", "circling"]
     if shape in TURNING_SHAPES:
         motions.append("turning in place")
     motion, speed = chance.pick(motions), chance.pick(tuple(SPEEDS))
     pace = SPEEDS[speed] * chance.between(0.9, 1.1)
     edge = radius + MARGIN
-    low, high = np.array([edge, edge]), np.array([aspect - edge, 1 - edge])
+    low, high = np.array([span[0] + edge, edge]), np.array([span[1] - edge, 1 - edge])
     middle, room = (low + high) / 2, (high - low) / 2
+    way = np.maximum(room, 0.12)  # a short one is not run to and fro in no time
     place = low + (high - low) * [chance.between(0, 1), chance.between(0, 1)]
     center, reach, rate = place, np.zeros(2), np.zeros(2)
     if motion == "bouncing around":
         center, reach = middle, room
         heading = chance.between(0.1, 0.2) * 2 * np.pi
-        rate = 0.45 * pace * np.array([np.cos(heading), np.sin(heading)]) / (4 * room)
+        rate = 0.45 * pace * np.array([np.cos(heading), np.sin(heading)]) / (4 * way)
     elif motion == "hopping":
         reach = np.array([room[0], chance.between(0.5, 0.9) * room[1]])
         center = np.array([middle[0], high[1] - reach[1]])
-        rate = pace * np.array([0.2 / (4 * room[0]), 0.75])
+        rate = pace * np.array([0.2 / (4 * way[0]), 0.75])
     elif motion == "circling":
         reach = np.full(2, chance.between(0.7, 1) * min(room))
         center = middle + (room - reach) * [chance.between(-1, 1), chance.between(-1, 1)]
         rate = 0.25 * pace * chance.pick((-1, 1)) * np.ones(2)
     elif motion == "sliding from side to side":
         center, reach = np.array([middle[0], place[1]]), np.array([room[0], 0.0])
-        rate = np.array([0.16 * pace * 1.5 / aspect, 0.0])
+        rate = np.array([0.24 * pace / width, 0.0])
     elif motion == "floating up and down":
         center, reach, rate = np.array([place[0], middle[1]]), np.array([0.0, room[1]]), np.array([0.0, 0.22 * pace])
     turns = motion == "turning in place" or (shape in TURNING_SHAPES and chance.below(0.3))
@@ -265,10 +276,17 @@ def _make_body(chance: _Chance, shape: str, colour: str, aspect: float) -> Body:
 
 
 def _passing_behind(chance: _Chance, back: Body, front: Body, aspect: float) -> list[Body]:
-    """The same two: the front one stays, or turns, and the other slides from side to side behind it."""
+    """The same two: the front one stays, or turns, and the other slides from side to side behind it, and comes clear.
+
+    Large shapes would not: they are made of the usual size.
+    """
+    back, front = (
+        replace(body, size="", radius=0.8 * body.radius) if body.size == "large" else body for body in (back, front)
+    )
     edge = max(back.radius, front.radius) + MARGIN
     y = chance.between(edge, 1 - edge)
-    x = aspect * chance.between(0.4, 0.6)
+    above_or_below = PEEPING * front.radius * (1 if y < 0.5 else -1)
+    x = aspect * chance.between(0.45, 0.55)
     pace = SPEEDS[back.speed] * chance.between(0.9, 1.1)
     reach = min(x, aspect - x) - back.radius - MARGIN
     turns = front.shape in TURNING_SHAPES
@@ -277,7 +295,7 @@ def _passing_behind(chance: _Chance, back: Body, front: Body, aspect: float) -> 
     rate = (0.16 * pace * 1.5 / aspect, 0.0)
     still, moving = (0.0, 0.0), (reach, 0.0)
     return [
-        replace(back, motion="passing behind it", center=(x, y), reach=moving, rate=rate),
+        replace(back, motion="passing behind it", center=(x, y + above_or_below), reach=moving, rate=rate),
         replace(
             front,
             motion="turning in place" if turns else "staying in place",

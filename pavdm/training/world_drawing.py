@@ -19,7 +19,7 @@ SHADOW_SOFTNESS = 0.035
 SHADOW_STRENGTH = 0.34
 
 DUSK = (0.84, 0.73, 0.68)
-NIGHT = (0.47, 0.52, 0.6)
+NIGHT = (0.58, 0.63, 0.72)
 
 
 def _polygon(x: Array, y: Array, corners: int, outer: float, inner: float, rounding: float) -> Array:

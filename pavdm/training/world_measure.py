@@ -15,7 +15,7 @@ Array = np.ndarray
 COLOURS = tuple(PALETTE)
 MIN_SATURATION = 0.47
 MIN_BRIGHTNESS = 24
-MIN_SHARE = 0.0015  # of the picture: a quarter of what the smallest shape shows
+MIN_SHARE = 0.0018  # of the picture: a quarter of what the smallest shape shows, half hidden
 
 
 def colour_labels(frames: Array) -> Array:
