@@ -121,6 +121,13 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="world, pre-computed: share of the clips in which a colour or the light changes, and the caption with it",
     )
+    clips.add_argument(
+        "--mending",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="world, pre-computed: share of the clips in which at first a shape is missing, or not as the caption says",
+    )
 
 
 def data_from(options: argparse.Namespace, name: str) -> Data:
@@ -137,6 +144,7 @@ def data_from(options: argparse.Namespace, name: str) -> Data:
         options.first_seed,
         options.latest_start,
         options.changing,
+        options.mending,
     )
 
 

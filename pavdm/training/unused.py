@@ -8,7 +8,7 @@ from typing import Any
 
 from pavdm.errors import InputError
 
-FORM = ("size", "frames", "fps", "bucket", "latest_start", "changing")
+FORM = ("size", "frames", "fps", "bucket", "latest_start", "changing", "mending")
 ENCODING = ("vae", "text_encoder", "aesthetic")
 WINDOW_NOISE = (
     "noise_pattern",

@@ -206,7 +206,8 @@ def make_scene(seed: int, aspect: float = 1.5) -> Scene:
     colours = chance.shuffled(list(PALETTE))[:count]
     kinds = list(zip(chance.shuffled(list(SHAPES))[:count], colours, strict=True))
     if count == 2 and aspect >= 3 * NARROWEST and chance.below(0.4):
-        bodies = _passing_behind(chance, *(_make_body(chance, *names, (0, aspect)) for names in kinds), aspect)
+        back, front = (_make_body(chance, *names, (0, aspect)) for names in kinds)
+        bodies = _passing_behind(chance, back, front, aspect)
     else:
         edges = [aspect * number / count for number in range(count + 1)]
         bodies = [_make_body(chance, *names, span) for names, span in zip(kinds, pairwise(edges), strict=True)]

@@ -1,17 +1,21 @@
-"""Clips of the world in which something changes half-way, and their captions: what a prompt schedule is learned from.
+"""Clips of the world in which something changes, and their captions.
 
-A change begins with a piece of the VAE (17 frames), takes half a second, and stays. The caption of a piece is what is
-true at its end, as the prompt of a chunk is the one in force when the chunk enters the window.
+From changes half-way, and the caption with them, a prompt schedule is learned; from clips that begin otherwise than
+their caption says, that what is lost or wrong in the clean chunk comes back as the prompt has it. Every change begins
+with a piece of the VAE (17 frames), takes half a second, and stays. The caption of a piece is what is true at its end,
+as the prompt of a chunk is the one in force when it enters the window; only a piece that is wrong has that of the next.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pavdm.clip import PIECE_FRAMES
 from pavdm.training.world import PALETTE, Array, Scene, draw, make_scene
+from pavdm.training.world_drawing import SHAPES
 
 FADE_SECONDS = 0.5
 CHANGE_SALT = 0x5EED  # keeps the draws of a change apart from those of the scene with the same seed
@@ -26,26 +30,34 @@ class CaptionedFrames:
 
 
 def render_changing(
-    seed: int, num_frames: int, size: tuple[int, int] = (64, 96), fps: float = 24.0, *, share: float = 0.25
+    seed: int,
+    num_frames: int,
+    size: tuple[int, int] = (64, 96),
+    fps: float = 24.0,
+    *,
+    share: float = 0.25,
+    mending: float = 0.0,
 ) -> CaptionedFrames:
-    """The clip of `render(seed, ...)`, in which with probability `share` something changes.
+    """The clip of `render(seed, ...)`, in which with probability `share` something changes, and its caption with it: a
+    shape takes another colour, or day becomes night, or night day.
 
-    A shape takes another colour, or day becomes night, or night day. Equal arguments give equal pixels.
+    With probability `mending`, its first piece is not what its caption says: a shape is missing, or has another colour
+    or form. With the second piece it becomes so. Equal arguments give equal pixels.
     """
     scene = make_scene(seed, size[1] / size[0])
-    before = draw(scene, num_frames, size, fps)
     chance = np.random.Generator(np.random.PCG64([seed, CHANGE_SALT]))
     happens, where, what = chance.random(3)
     pieces = num_frames // PIECE_FRAMES
-    if happens >= share or pieces < 2:
-        return CaptionedFrames(before, ((0, scene.caption),))
-    first = PIECE_FRAMES * (1 + int(where * (pieces - 1)))
-    changed = change(scene, what)
-    after = draw(changed, num_frames - first, size, fps, first_frame=first)
-    amount = np.clip((np.arange(1, num_frames - first + 1)) / (FADE_SECONDS * fps), 0, 1)[:, None, None, None]
-    faded = before[first:] + amount * (after.astype(np.float32) - before[first:])
-    frames = np.concatenate([before[:first], np.round(faded).astype(np.uint8)])
-    return CaptionedFrames(frames, ((0, scene.caption), (first, changed.caption)))
+    if pieces > 1 and happens < share:
+        first = PIECE_FRAMES * (1 + int(where * (pieces - 1)))
+        changed = change(scene, what)
+        frames = _faded(scene, changed, first, num_frames, size, fps)
+        return CaptionedFrames(frames, ((0, scene.caption), (first, changed.caption)))
+    if pieces > 1 and happens >= 1 - mending:
+        frames = _faded(spoiled(scene, what), scene, PIECE_FRAMES, num_frames, size, fps)
+    else:
+        frames = draw(scene, num_frames, size, fps)
+    return CaptionedFrames(frames, ((0, scene.caption),))
 
 
 def change(scene: Scene, what: float) -> Scene:
@@ -60,3 +72,33 @@ def change(scene: Scene, what: float) -> Scene:
     bodies = list(scene.bodies)
     bodies[index] = replace(bodies[index], colour=colour)
     return replace(scene, bodies=tuple(bodies))
+
+
+def spoiled(scene: Scene, what: float) -> Scene:
+    """`scene` with one shape wrong; `what`, in 0..1, chooses: half of the range leaves it out, a quarter gives it
+    another colour, which may be that of another shape, and a quarter another form."""
+    rest, index = divmod(int(what * 1e6), len(scene.bodies))
+    rest, way = divmod(rest, 4)
+    bodies = list(scene.bodies)
+    body = bodies[index]
+    if way == 0:
+        bodies[index] = replace(body, colour=_other(PALETTE, body.colour, rest))
+    elif way == 1:
+        bodies[index] = replace(body, shape=_other(SHAPES, body.shape, rest))
+    else:
+        del bodies[index]
+    return replace(scene, bodies=tuple(bodies))
+
+
+def _other(names: Iterable[str], than: str, number: int) -> str:
+    others = [name for name in names if name != than]
+    return others[number % len(others)]
+
+
+def _faded(before: Scene, after: Scene, first_frame: int, num_frames: int, size: tuple[int, int], fps: float) -> Array:
+    """Frames of one scene, which from `first_frame` on become those of another."""
+    frames = draw(before, num_frames, size, fps)
+    new = draw(after, num_frames - first_frame, size, fps, first_frame=first_frame).astype(np.float32)
+    amount = np.clip((np.arange(1, len(new) + 1)) / (FADE_SECONDS * fps), 0, 1)[:, None, None, None]
+    frames[first_frame:] = np.round(frames[first_frame:] + amount * (new - frames[first_frame:]))
+    return frames

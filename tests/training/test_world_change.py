@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pavdm.training.world import PALETTE, make_scene, render
-from pavdm.training.world_change import change, render_changing
+from pavdm.training.world_change import change, render_changing, spoiled
 from pavdm.training.world_measure import visible_colours
 
 FRAMES = 85
@@ -64,3 +64,31 @@ def test_a_new_colour_is_one_that_no_shape_has(what):
         after = [body.colour for body in change(scene, what).bodies]
         before = [body.colour for body in scene.bodies]
         assert len(set(after)) == len(after) and sum(a != b for a, b in zip(after, before, strict=True)) == 1
+
+
+def test_about_the_share_that_was_asked_for_is_wrong_at_first_and_then_as_its_caption_says():
+    wrong = 0
+    for seed in range(60):
+        clip = render_changing(seed, 51, share=0.2, mending=0.5)
+        frames, caption, _ = render(seed, 51)
+        if clip.captions == ((0, caption),) and not np.array_equal(clip.frames, frames):
+            wrong += 1
+            assert np.abs(clip.frames[:17].astype(int) - frames[:17]).max() > 30
+            assert np.array_equal(clip.frames[17 + 12 :], frames[17 + 12 :])  # half a second later
+    assert 20 <= wrong <= 40
+
+
+def test_what_is_wrong_is_one_shape_that_is_missing_or_has_another_colour_or_form():
+    scene = next(s for s in map(make_scene, range(50)) if len(s.bodies) == 2)
+    ways = set()
+    for what in np.linspace(0, 1, 60, endpoint=False):
+        after = spoiled(scene, what).bodies
+        different = [(a, b) for a, b in zip(scene.bodies, after, strict=False) if a != b]
+        if len(after) == 1:
+            assert after[0] in scene.bodies
+            ways.add("missing")
+        else:
+            ((a, b),) = different
+            ways.add("colour" if a.colour != b.colour else "form")
+            assert (a.colour, a.shape) != (b.colour, b.shape)
+    assert ways == {"missing", "colour", "form"}

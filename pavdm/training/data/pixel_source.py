@@ -152,8 +152,10 @@ class WorldSource:
     def __init__(self, clips: WorldClips, batch_size: int, seed: int = 0) -> None:
         if batch_size < 1:
             raise InputError(f"a batch holds at least 1 clip: got {batch_size}")
-        if clips.changing:
-            raise InputError("clips in which something changes are pre-computed: leave --changing out, or preprocess")
+        if clips.changing or clips.mending:
+            raise InputError(
+                "clips in which something changes are pre-computed: leave --changing and --mending out, or preprocess"
+            )
         self.clips = clips
         self.batch_size = batch_size
         self.seed = seed

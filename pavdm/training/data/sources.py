@@ -25,8 +25,9 @@ class Data:
     """Which clips, and in which form. name: "world", a .csv or .jsonl list, a folder of clips, or one of latents.
 
     frames: shortest and longest clip, in frames at `fps`. size: (height, width). buckets: of files, as typed
-    (`parse_bucket`); without, clips of `size` and `frames` are made. clips, first_seed, latest_start, changing: of the
-    world, see `WorldClips`; without `clips` every seed for training from `first_seed` on, or held-out one.
+    (`parse_bucket`); without, clips of `size` and `frames` are made. clips, first_seed, latest_start, changing,
+    mending: of the world, see `WorldClips`; without `clips` every seed for training, or held-out one, from `first_seed`
+    on.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Data:
     first_seed: int = 0
     latest_start: float = 0.0
     changing: float = 0.0
+    mending: float = 0.0
 
     @property
     def is_latents(self) -> bool:
@@ -79,14 +81,21 @@ def world_clips(data: Data) -> WorldClips:
     count = end - data.first_seed if data.clips is None else data.clips
     lengths = piece_lengths(*data.frames)
     return WorldClips(
-        count, lengths, data.size or (64, 96), data.fps, data.first_seed, data.latest_start, data.changing
+        count,
+        lengths,
+        data.size or (64, 96),
+        data.fps,
+        data.first_seed,
+        data.latest_start,
+        data.changing,
+        data.mending,
     )
 
 
 def _files(data: Data, batch_size: int, seed: int) -> FileSource:
-    if data.clips is not None or data.first_seed or data.latest_start or data.changing:
+    if data.clips is not None or data.first_seed or data.latest_start or data.changing or data.mending:
         raise InputError(
-            f"--clips, --first-seed, --latest-start and --changing belong to the world, not to {data.name}"
+            f"--clips, --first-seed, --latest-start, --changing and --mending belong to the world, not to {data.name}"
         )
     if data.buckets and data.size:
         raise InputError("give either --bucket or --size and --frames")

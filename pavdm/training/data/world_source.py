@@ -25,7 +25,8 @@ class WorldClips:
     """Clip i is that of seed `first_seed + i`. lengths: in frames; each clip has one of them, chosen by its seed.
 
     latest_start: clips begin at a moment from 0 to this many seconds into their scene. size: (height, width).
-    changing: share of the clips in which something changes, and their caption with it (`world_change`).
+    changing: share of the clips in which something changes, and their caption with it; mending: of those that begin
+    otherwise than their caption says (`world_change`).
     """
 
     count: int
@@ -35,6 +36,7 @@ class WorldClips:
     first_seed: int = 0
     latest_start: float = 0.0
     changing: float = 0.0
+    mending: float = 0.0
     skipped: Sequence[Skipped] = ()
 
     def __post_init__(self) -> None:
@@ -52,10 +54,11 @@ class WorldClips:
             )
         if not 0 <= self.latest_start < 1e6:
             raise InputError(f"a clip starts 0 to 1,000,000 seconds into its scene: got {self.latest_start}")
-        if not 0 <= self.changing <= 1 or (self.changing and self.latest_start):
+        shares = self.changing, self.mending
+        if min(shares) < 0 or sum(shares) > 1 or (any(shares) and self.latest_start):
             raise InputError(
-                f"the share of changing clips lies in 0..1, and they start at 0 seconds: got {self.changing} with "
-                f"starts up to {self.latest_start} s"
+                f"the shares of changing and mending clips are at least 0 and together at most 1, and such clips start "
+                f"at 0 seconds: got {self.changing} and {self.mending} with starts up to {self.latest_start} s"
             )
 
     @property
@@ -69,6 +72,7 @@ class WorldClips:
             "first seed": self.first_seed,
             "latest start": self.latest_start,
             "changing": self.changing,
+            "mending": self.mending,
         }
 
     def name(self, number: int) -> str:
@@ -81,8 +85,8 @@ class WorldClips:
         seed = self.first_seed + number
         which, when = uniform(2, seed, 1)
         length = self.lengths[int(which * len(self.lengths))]
-        if self.changing:
-            clip = render_changing(seed, length, self.size, self.fps, share=self.changing)
+        if self.changing or self.mending:
+            clip = render_changing(seed, length, self.size, self.fps, share=self.changing, mending=self.mending)
             (_, caption), *changes = clip.captions
             return RawClip(clip.frames, caption, self.name(number), self.fps, tuple(changes))
         return world_clip(seed, length, self.size, self.fps, when, self.latest_start)
