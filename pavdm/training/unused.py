@@ -17,6 +17,7 @@ WINDOW_NOISE = (
     "partial_share",
     "partial_place",
     "text_only_share",
+    "resampled_share",
 )
 
 

@@ -7,7 +7,7 @@ they take equally long; levels and noise by the example. So a step is the same h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from pavdm.training.chance import generator_for
 from pavdm.training.data.source import Clips
 from pavdm.training.stdit.frame_masks import FrameMasks
 from pavdm.training.stdit.objective import Noised, WholeClipTimesteps, whole_clip
+from pavdm.training.stdit.resampling import history
 from pavdm.training.stdit.windows import TrainingWindows, WindowDraw, WindowPlan
 
 
@@ -27,7 +28,7 @@ class Noising(Protocol):
         ...
 
     def frames(self, clips: Clips, seed: int, step: int) -> slice:
-        """The latent frames of the clips that the network is shown at this step."""
+        """The latent frames of the clips that the network is shown at this step, those of a history included."""
         ...
 
     def settings(self) -> dict[str, Any]:
@@ -49,11 +50,16 @@ class ProgressiveWindows:
         draws = [windows.draw(plan, shape, generator_for(seed, "draw", number)) for number in numbers]
         joined = (torch.cat([getattr(draw, field.name) for draw in draws]) for field in fields(WindowDraw))
         shift = timestep_shift(*clips.size, windows.schedule.window_latents) if self.transform else None
-        return windows.noised(clips.latents, plan, WindowDraw(*joined), shift)
+        noised = windows.noised(clips.latents, plan, WindowDraw(*joined), shift)
+        if not plan.resampled:
+            return noised
+        length = windows.schedule.chunk_latents
+        chunks = clips.latents[:, :, (plan.start - 1) * length : (plan.start + 1) * length]
+        return replace(noised, history=history(chunks, seed, numbers, shift))
 
     def frames(self, clips: Clips, seed: int, step: int) -> slice:
         plan, length = self._plan(clips, seed, step), self.windows.schedule.chunk_latents
-        return slice(plan.start * length, (plan.start + plan.clean + plan.num_chunks) * length)
+        return slice((plan.start - plan.resampled) * length, (plan.start + plan.clean + plan.num_chunks) * length)
 
     def _plan(self, clips: Clips, seed: int, step: int) -> WindowPlan:
         return self.windows.plan(clips.latents.shape[2], generator_for(seed, "window", step))

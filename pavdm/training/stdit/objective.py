@@ -29,6 +29,7 @@ class Noised:
     target: the velocity x0 - noise, of the shape of `latents`; what it holds where `counted` is False does not matter.
     counted: (B, T) bool, the frames that the loss counts. frame_mask: the same for Open-Sora's frame mask, which the
         network is told of (it holds the other frames at t = 0 itself), None without one.
+    history: from `resampling.py`, what the network makes the clean chunk of; None for a real one.
     """
 
     latents: Tensor
@@ -36,6 +37,7 @@ class Noised:
     target: Tensor
     counted: Tensor
     frame_mask: Tensor | None = None
+    history: Noised | None = None
 
     def loss(self, velocity: Tensor) -> Tensor:
         """Mean squared error of `velocity` (B, C, T, H, W) over the counted frames of each item, (B,) fp32."""
@@ -43,9 +45,11 @@ class Noised:
         return squares.where(self.counted, 0.0).sum(1) / self.counted.sum(1)
 
     def to(self, device: torch.device | str) -> Noised:
+        """On `device`, but for the timesteps: the network reads them on the CPU, without a wait."""
         mask = None if self.frame_mask is None else self.frame_mask.to(device)
-        latents, timesteps, target = (t.to(device) for t in (self.latents, self.timesteps, self.target))
-        return Noised(latents, timesteps, target, self.counted.to(device), mask)
+        history = None if self.history is None else self.history.to(device)
+        latents, target, counted = (t.to(device) for t in (self.latents, self.target, self.counted))
+        return Noised(latents, self.timesteps, target, counted, mask, history)
 
 
 def add_noise(latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

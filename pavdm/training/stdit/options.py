@@ -61,6 +61,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     window.add_argument(
         "--text-only-share", type=float, default=0.0, metavar="X", help="windows without a clean chunk (default 0)"
     )
+    window.add_argument(
+        "--resampled-share",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="windows whose clean chunk the network makes anew, so that it learns to mend its own errors (default 0)",
+    )
     whole = parser.add_argument_group("stdit: whole clips")
     whole.add_argument(
         "--timesteps", choices=("logit-normal", "uniform"), default="logit-normal", help="default logit-normal"
@@ -230,6 +237,7 @@ def noising_from(options: argparse.Namespace) -> Noising:
         partial_share=options.partial_share,
         partial_place=options.partial_place,
         text_only_share=options.text_only_share,
+        resampled_share=options.resampled_share,
     )
     return ProgressiveWindows(windows, transform)
 

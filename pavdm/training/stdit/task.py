@@ -18,6 +18,7 @@ from pavdm.training.data.source import Clips, Source
 from pavdm.training.stdit.lora import merged, save_lora
 from pavdm.training.stdit.noising import Noising
 from pavdm.training.stdit.objective import Noised, TrainedVelocity, dropped_texts
+from pavdm.training.stdit.resampling import resampled
 from pavdm.training.stdit.samples import Sampler
 from pavdm.training.task import Share, largest_batch
 
@@ -27,7 +28,7 @@ LORA_FILE = "lora.safetensors"
 @dataclass(frozen=True, eq=False)
 class NoisedClips:
     """A batch for the network. embeddings, fps, size, texts: as in `Clips`, texts of the frames shown. dropped: (B,)
-    bool, the clips that read the null embedding."""
+    bool, the clips that read the null embedding. With a history, `texts` begins with those of the chunk before."""
 
     noised: Noised
     embeddings: tuple[Tensor, ...]
@@ -38,8 +39,7 @@ class NoisedClips:
 
     def to(self, device: torch.device | str) -> NoisedClips:
         embeddings = tuple(embedding.to(device) for embedding in self.embeddings)
-        noised = replace(self.noised.to(device), timesteps=self.noised.timesteps)  # read on the CPU, without a wait
-        return NoisedClips(noised, embeddings, self.dropped, self.fps, self.size, self.texts)
+        return replace(self, noised=self.noised.to(device), embeddings=embeddings)
 
 
 def stand_in(shape: tuple[int, ...], num_tokens: int, text_width: int, size: tuple[int, int]) -> NoisedClips:
@@ -80,10 +80,19 @@ class STDiTObjective(nn.Module):
         self.velocity = TrainedVelocity(network)
 
     def forward(self, batch: NoisedClips) -> tuple[Tensor, dict[str, Tensor]]:
-        velocity = self.velocity(
-            batch.noised, batch.embeddings, fps=batch.fps, size=batch.size, texts=batch.texts, dropped=batch.dropped
+        noised = batch.noised
+        if noised.history is not None:
+            noised = resampled(noised, noised.history, lambda shown: self._velocity(shown, batch, first=True))
+        velocity = self._velocity(noised, batch)
+        return noised.loss(velocity).mean(), {}
+
+    def _velocity(self, noised: Noised, batch: NoisedClips, *, first: bool = False) -> Tensor:
+        """Of `noised`, which shows the last (or the first) of the frames that the batch has texts for."""
+        length = noised.latents.shape[2]
+        texts = None if batch.texts is None else batch.texts[:, :length] if first else batch.texts[:, -length:]
+        return self.velocity(
+            noised, batch.embeddings, fps=batch.fps, size=batch.size, texts=texts, dropped=batch.dropped
         )
-        return batch.noised.loss(velocity).mean(), {}
 
 
 class STDiTTask:

@@ -40,12 +40,14 @@ NoisePattern = Literal["linear", "linear-variance", "linear-variance-shift", "li
 class WindowPlan:
     """What all clips of a batch share: `num_chunks` noisy chunks, cut from chunk `start` of the clips on.
 
-    clean: the first chunk cut is the clean one, in front of the noisy ones.
+    clean: the first chunk cut is the clean one, in front of the noisy ones. resampled: the network makes it anew, with
+    the chunk before it in front (`resampling.py`).
     """
 
     num_chunks: int
     start: int = 0
     clean: bool = True
+    resampled: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,8 @@ class TrainingWindows:
         when a whole video is shorter than it.
     text_only_share: how often the clean chunk is left out and the window grows, as at a start from text alone (the
         paper mentions such a start; the published code has none).
+    resampled_share: how often the network makes the clean chunk anew, where the clip has a chunk before it. Not in the
+        paper.
 
     Raises InputError for values outside these.
     """
@@ -90,6 +94,7 @@ class TrainingWindows:
     partial_share: float = 0.5
     partial_place: Literal["ends", "anywhere"] = "ends"
     text_only_share: float = 0.0
+    resampled_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pattern not in get_args(NoisePattern):
@@ -98,9 +103,11 @@ class TrainingWindows:
             raise InputError(f"partial windows are taken from the ends or anywhere: got {self.partial_place!r}")
         if min(self.variance_scale, self.shift_scale) < 0:
             raise InputError(f"noise scales must be at least 0: got {self.variance_scale} and {self.shift_scale}")
-        for share in (self.partial_share, self.text_only_share):
+        for share in (self.partial_share, self.text_only_share, self.resampled_share):
             if not 0 <= share <= 1:
-                raise InputError(f"the share of partial and of text-only windows must lie in 0..1: got {share}")
+                raise InputError(
+                    f"the share of partial, of text-only and of resampled windows must lie in 0..1: got {share}"
+                )
 
     def plan(self, clip_latents: int, generator: torch.Generator) -> WindowPlan:
         """Length and place of the window in clips of `clip_latents`; places are whole chunks, as the VAE codes them.
@@ -123,7 +130,8 @@ class TrainingWindows:
             shorter = longest if longest < schedule.window_chunks else longest - 1
             num_chunks = 1 + integer(shorter, generator)
         start = integer(available - clean - num_chunks + 1, generator)
-        return WindowPlan(num_chunks, start, clean)
+        resampled = clean and start > 0 and _chance(self.resampled_share, generator)
+        return WindowPlan(num_chunks, start, clean, resampled)
 
     def draw(self, plan: WindowPlan, shape: tuple[int, ...], generator: torch.Generator) -> WindowDraw:
         """Levels and noise for clips of `shape` (B, C, T, H, W), on the CPU."""

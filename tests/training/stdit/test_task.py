@@ -29,7 +29,8 @@ from pavdm.training.task import Share
 CONFIG = STDiT3Config(hidden_size=32, depth=1, num_heads=2, caption_channels=WIDTH, model_max_length=8)
 SCHEDULE = Schedule(window_chunks=3, chunk_latents=2, steps=6)
 WINDOWS = ProgressiveWindows(TrainingWindows(SCHEDULE))
-NOISINGS: list[Noising] = [WINDOWS, WholeClips(WholeClipTimesteps(), FrameMasks({"image_head": 0.5}))]
+RESAMPLED = ProgressiveWindows(TrainingWindows(SCHEDULE, resampled_share=1.0))
+NOISINGS: list[Noising] = [WINDOWS, RESAMPLED, WholeClips(WholeClipTimesteps(), FrameMasks({"image_head": 0.5}))]
 
 
 def network(seed: int = 0) -> STDiT3:
@@ -38,7 +39,7 @@ def network(seed: int = 0) -> STDiT3:
     return made
 
 
-@pytest.mark.parametrize("noising", NOISINGS, ids=["progressive", "whole-clip"])
+@pytest.mark.parametrize("noising", NOISINGS, ids=["progressive", "resampled", "whole-clip"])
 def test_a_step_is_shown_the_same_however_it_is_divided(noising: Noising) -> None:
     def shown(share: Share, batch_size: int, indices: tuple[int, ...]) -> dict[str, Tensor]:
         task = STDiTTask(network(), MemorySource(batch_size=batch_size), noising, text_dropout=0.5)
@@ -101,7 +102,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("noising", NOISINGS, ids=["progressive", "whole-clip"])
+@pytest.mark.parametrize("noising", NOISINGS, ids=["progressive", "resampled", "whole-clip"])
 def test_training_lowers_the_loss_on_what_it_was_not_trained_on(tmp_path: Path, noising: Noising) -> None:
     trained, _ = from_scratch(CONFIG, seed=3)
 
@@ -116,7 +117,7 @@ def test_training_lowers_the_loss_on_what_it_was_not_trained_on(tmp_path: Path, 
     assert loss(trained) < 0.8 * before
 
 
-@pytest.mark.parametrize("noising", NOISINGS, ids=["progressive", "whole-clip"])
+@pytest.mark.parametrize("noising", NOISINGS, ids=["progressive", "resampled", "whole-clip"])
 def test_a_falling_learning_rate_is_not_gone_on_with_over_other_steps(tmp_path: Path, noising: Noising) -> None:
     def run(steps: int) -> None:
         options = RunOptions(steps=steps, learning_rate=1e-3, warmup=0, decay="cosine", cpu=True)
@@ -230,14 +231,20 @@ def test_frames_read_the_text_that_belongs_to_them_in_any_window() -> None:
             texts = torch.where(torch.arange(10) < 5, torch.arange(2)[:, None], torch.arange(2, 4)[:, None])
             return replace(clips, latents=latents.contiguous(), embeddings=clips.embeddings * 2, texts=texts)
 
+    def clean_frames(noised: Noised) -> Tensor:
+        """The numbers of the frames shown."""
+        t = noised.timesteps[:, None, :, None, None] / 1000
+        t = t if noised.frame_mask is None else t.where(noised.frame_mask[:, None, :, None, None], 0.0)
+        return (noised.latents + t * noised.target).mean(dim=(1, 3, 4)).round()  # x_t + t (x0 - noise) = x0
+
     seen = set()
     for noising in NOISINGS:
         examples = STDiTTask(network(), Changing(), noising).examples(Share())
         for index in range(8):
             batch = examples[index]
-            noised, t = batch.noised, batch.noised.timesteps[:, None, :, None, None] / 1000
-            t = t if noised.frame_mask is None else t.where(noised.frame_mask[:, None, :, None, None], 0.0)
-            frames = (noised.latents + t * noised.target).mean(dim=(1, 3, 4)).round()  # x_t + t (x0 - noise) = x0
+            frames = clean_frames(batch.noised)
+            if batch.noised.history is not None:
+                frames = torch.cat([clean_frames(batch.noised.history)[:, : SCHEDULE.chunk_latents], frames], dim=1)
             assert torch.equal(batch.texts, torch.arange(2)[:, None] + 2 * (frames >= 5)), (noising, index)
             seen.add(batch.texts.shape[1])
     assert len(seen) > 1
