@@ -277,9 +277,8 @@ def _make_body(chance: _Chance, shape: str, colour: str, span: tuple[float, floa
 
 
 def _passing_behind(chance: _Chance, back: Body, front: Body, aspect: float) -> list[Body]:
-    """The same two: the front one stays, or turns, and the other slides from side to side behind it, and comes clear.
-
-    Large shapes would not: they are made of the usual size.
+    """The same two: the front one stays, or turns, and the other slides from side to side behind it, and nearly always
+    comes clear. Large shapes would not: they are made smaller.
     """
     back, front = (
         replace(body, size="", radius=0.8 * body.radius) if body.size == "large" else body for body in (back, front)

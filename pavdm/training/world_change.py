@@ -4,6 +4,7 @@ From changes half-way, and the caption with them, a prompt schedule is learned; 
 their caption says, that what is lost or wrong in the clean chunk comes back as the prompt has it. Every change begins
 with a piece of the VAE (17 frames), takes half a second, and stays. The caption of a piece is what is true at its end,
 as the prompt of a chunk is the one in force when it enters the window; only a piece that is wrong has that of the next.
+Such a piece is meant for the clean chunk of progressive windows, which the loss leaves out.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ def render_changing(
     size: tuple[int, int] = (64, 96),
     fps: float = 24.0,
     *,
-    share: float = 0.25,
+    changing: float = 0.25,
     mending: float = 0.0,
 ) -> CaptionedFrames:
-    """The clip of `render(seed, ...)`, in which with probability `share` something changes, and its caption with it: a
-    shape takes another colour, or day becomes night, or night day.
+    """The clip of `render(seed, ...)`, in which with probability `changing` something changes, and its caption with it:
+    a shape takes another colour, or day becomes night, or night day.
 
     With probability `mending`, its first piece is not what its caption says: a shape is missing, or has another colour
     or form. With the second piece it becomes so. Equal arguments give equal pixels.
@@ -48,7 +49,7 @@ def render_changing(
     chance = np.random.Generator(np.random.PCG64([seed, CHANGE_SALT]))
     happens, where, what = chance.random(3)
     pieces = num_frames // PIECE_FRAMES
-    if pieces > 1 and happens < share:
+    if pieces > 1 and happens < changing:
         first = PIECE_FRAMES * (1 + int(where * (pieces - 1)))
         changed = change(scene, what)
         frames = _faded(scene, changed, first, num_frames, size, fps)

@@ -21,7 +21,7 @@ from pavdm.training.stdit.task import STDiTTask
 from pavdm.training.stdit.windows import TrainingWindows
 
 CONFIG = STDiT3Config(hidden_size=32, depth=1, num_heads=2, caption_channels=WIDTH, model_max_length=8)
-WINDOWS = ProgressiveWindows(TrainingWindows(Schedule(window_chunks=3, chunk_latents=2, steps=6)))
+WINDOWS = ProgressiveWindows(TrainingWindows(Schedule(window_chunks=3, chunk_latents=2, steps=6), resampled_share=0.5))
 # With the usual epsilon AdamW makes whole steps of gradients that are nothing but rounding.
 OPTIONS = RunOptions(
     steps=4, learning_rate=2e-3, warmup=0, epsilon=1e-3, ema=0.5, clip=0.5, save_every=2, keep=9, cpu=True
@@ -31,7 +31,7 @@ OPTIONS = RunOptions(
 def run(out: Path, batch_size: int, steps: int) -> Path:
     network = STDiT3(CONFIG)
     initialize_weights(network, torch.Generator().manual_seed(0))
-    task = STDiTTask(network, MemorySource(batch_size=batch_size), WINDOWS, text_dropout=0.5)
+    task = STDiTTask(network, MemorySource(latents=12, batch_size=batch_size), WINDOWS, text_dropout=0.5)
     return train(task, replace(OPTIONS, steps=steps), out, quiet=True)
 
 

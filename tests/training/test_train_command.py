@@ -103,6 +103,19 @@ def test_defaults_on_the_command_line_are_those_of_the_library() -> None:
     assert stdit_options.noising_from(read) == ProgressiveWindows(TrainingWindows(Schedule()))
 
 
+def test_what_windows_are_trained_is_read_from_the_command_line() -> None:
+    from pavdm.sampling.schedule import Schedule
+    from pavdm.training.stdit.noising import ProgressiveWindows
+    from pavdm.training.stdit.windows import TrainingWindows
+
+    shares = ["--partial-share", "0.1", "--text-only-share", "0.2", "--resampled-share", "0.3"]
+    read = parser().parse_args(
+        ["train", "--steps", "1", "--out", "run", *shares, "--window-chunks", "3", "--denoise-steps", "15"]
+    )
+    windows = TrainingWindows(Schedule(3, 5, 15), partial_share=0.1, text_only_share=0.2, resampled_share=0.3)
+    assert stdit_options.noising_from(read) == ProgressiveWindows(windows)
+
+
 def test_a_short_run_reaches_its_learning_rate() -> None:
     short = ["train", "--out", "run", "--learning-rate", "0.5", "--steps", "50"]
     for typed, reached in (([], 5), (["--warmup", "20"], 20), (["--warmup", "0"], 0)):
@@ -123,6 +136,10 @@ def test_a_short_run_reaches_its_learning_rate() -> None:
         (["--what", "text-encoder", "--sample-every", "5"], "--sample-every has no meaning for --what text-encoder"),
         (["--timesteps", "uniform"], "--timesteps belongs to --objective whole-clip"),
         (["--objective", "whole-clip", "--partial-share", "1"], "--partial-share belongs to --objective progressive"),
+        (
+            ["--objective", "whole-clip", "--resampled-share", "1"],
+            "--resampled-share belongs to --objective progressive",
+        ),
         (["--data", "LATENTS", "--size", "64x96"], "--size has no meaning for clips that are pre-computed"),
         (["--data", "LATENTS", "--clips", "3"], "--clips has no meaning for clips that are pre-computed"),
         (["--data", "LATENTS", "--vae", "there"], "--vae has no meaning for clips that are pre-computed"),

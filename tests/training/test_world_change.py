@@ -13,19 +13,19 @@ FRAMES = 85
 
 
 def changing_clips(count: int):
-    clips = ((seed, render_changing(seed, FRAMES, share=1.0)) for seed in range(count))
+    clips = ((seed, render_changing(seed, FRAMES, changing=1.0)) for seed in range(count))
     return [(seed, clip) for seed, clip in clips if len(clip.captions) > 1]
 
 
 def test_without_a_change_it_is_the_clip_of_the_seed():
     for seed in range(5):
-        clip = render_changing(seed, 40, share=0.0)
+        clip = render_changing(seed, 40, changing=0.0)
         frames, caption, _ = render(seed, 40)
         assert np.array_equal(clip.frames, frames) and clip.captions == ((0, caption),)
 
 
 def test_about_the_share_that_was_asked_for_changes():
-    changed = sum(len(render_changing(seed, 34, size=(16, 24), share=0.3).captions) > 1 for seed in range(200))
+    changed = sum(len(render_changing(seed, 34, size=(16, 24), changing=0.3).captions) > 1 for seed in range(200))
     assert 40 <= changed <= 80
 
 
@@ -69,7 +69,7 @@ def test_a_new_colour_is_one_that_no_shape_has(what):
 def test_about_the_share_that_was_asked_for_is_wrong_at_first_and_then_as_its_caption_says():
     wrong = 0
     for seed in range(60):
-        clip = render_changing(seed, 51, share=0.2, mending=0.5)
+        clip = render_changing(seed, 51, changing=0.2, mending=0.5)
         frames, caption, _ = render(seed, 51)
         if clip.captions == ((0, caption),) and not np.array_equal(clip.frames, frames):
             wrong += 1

@@ -18,7 +18,7 @@ from pavdm.training.chance import generator_for
 from pavdm.training.data.source import Clips
 from pavdm.training.stdit.frame_masks import FrameMasks
 from pavdm.training.stdit.objective import Noised, WholeClipTimesteps, whole_clip
-from pavdm.training.stdit.resampling import history
+from pavdm.training.stdit.resampling import history_of
 from pavdm.training.stdit.windows import TrainingWindows, WindowDraw, WindowPlan
 
 
@@ -55,7 +55,7 @@ class ProgressiveWindows:
             return noised
         length = windows.schedule.chunk_latents
         chunks = clips.latents[:, :, (plan.start - 1) * length : (plan.start + 1) * length]
-        return replace(noised, history=history(chunks, seed, numbers, shift))
+        return replace(noised, history=history_of(chunks, seed, numbers, shift))
 
     def frames(self, clips: Clips, seed: int, step: int) -> slice:
         plan, length = self._plan(clips, seed, step), self.windows.schedule.chunk_latents

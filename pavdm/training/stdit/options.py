@@ -66,7 +66,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="X",
-        help="windows whose clean chunk the network makes anew, so that it learns to mend its own errors (default 0)",
+        help="windows whose clean chunk the network makes anew, to learn to mend its own errors; needs clips a chunk "
+        "longer than the window (default 0)",
     )
     whole = parser.add_argument_group("stdit: whole clips")
     whole.add_argument(

@@ -23,8 +23,9 @@ from pavdm.training.stdit.objective import Noised, add_noise, transformed
 STEPS = 2  # of the network, from the level drawn to clean
 
 
-def history(latents: Tensor, seed: int, numbers: Sequence[int], shift: float | None = None) -> Noised:
-    """Two chunks for `resampled`: the real one before, and the clean one noised to a level of its own.
+def history_of(latents: Tensor, seed: int, numbers: Sequence[int], shift: float | None = None) -> Noised:
+    """Two chunks for `resampled`: the real one before, and the clean one noised to a level of its own. No loss is taken
+    of them: their target is empty.
 
     latents: (B, C, 2 n, H, W), the two chunks of the clips. numbers: the example number of each clip, which with
     `seed` decides level (uniform before the transform) and noise. shift: of the timestep transform.
@@ -35,8 +36,8 @@ def history(latents: Tensor, seed: int, numbers: Sequence[int], shift: float | N
     noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
     t = transformed(levels, shift)[:, None].expand(-1, clean.shape[2])
     timesteps = torch.cat([torch.zeros_like(t), t], dim=1)
-    target = torch.cat([torch.zeros_like(before), clean - noise], dim=2)
-    return Noised(torch.cat([before, add_noise(clean, noise, t)], dim=2), timesteps, target, timesteps > 0)
+    nothing = torch.zeros_like(timesteps, dtype=torch.bool)
+    return Noised(torch.cat([before, add_noise(clean, noise, t)], dim=2), timesteps, torch.empty(0), nothing)
 
 
 @torch.no_grad()
@@ -47,5 +48,6 @@ def resampled(window: Noised, history: Noised, velocity: Callable[[Noised], Tens
         moved = (step / NUM_TIMESTEPS).to(history.latents.device)[:, None, :, None, None] * velocity(history).float()
         history = replace(history, latents=history.latents + moved, timesteps=history.timesteps - step)
     chunk = history.latents.shape[2] // 2
+    torch.clear_autocast_cache()  # an older torch uses what was cast here, without gradients, again
     latents = torch.cat([history.latents[:, :, chunk:], window.latents[:, :, chunk:]], dim=2)
-    return replace(window, latents=latents)
+    return replace(window, latents=latents, history=None)

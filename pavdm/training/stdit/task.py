@@ -82,14 +82,14 @@ class STDiTObjective(nn.Module):
     def forward(self, batch: NoisedClips) -> tuple[Tensor, dict[str, Tensor]]:
         noised = batch.noised
         if noised.history is not None:
-            noised = resampled(noised, noised.history, lambda shown: self._velocity(shown, batch, first=True))
-        velocity = self._velocity(noised, batch)
+            first = slice(noised.history.latents.shape[2])
+            noised = resampled(noised, noised.history, lambda shown: self._velocity(shown, batch, first))
+        velocity = self._velocity(noised, batch, slice(-noised.latents.shape[2], None))
         return noised.loss(velocity).mean(), {}
 
-    def _velocity(self, noised: Noised, batch: NoisedClips, *, first: bool = False) -> Tensor:
-        """Of `noised`, which shows the last (or the first) of the frames that the batch has texts for."""
-        length = noised.latents.shape[2]
-        texts = None if batch.texts is None else batch.texts[:, :length] if first else batch.texts[:, -length:]
+    def _velocity(self, noised: Noised, batch: NoisedClips, frames: slice) -> Tensor:
+        """Of `noised`, which shows these `frames` of those that the batch has texts for."""
+        texts = None if batch.texts is None else batch.texts[:, frames]
         return self.velocity(
             noised, batch.embeddings, fps=batch.fps, size=batch.size, texts=texts, dropped=batch.dropped
         )

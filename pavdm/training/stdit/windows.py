@@ -81,8 +81,8 @@ class TrainingWindows:
         when a whole video is shorter than it.
     text_only_share: how often the clean chunk is left out and the window grows, as at a start from text alone (the
         paper mentions such a start; the published code has none).
-    resampled_share: how often the network makes the clean chunk anew, where the clip has a chunk before it. Not in the
-        paper.
+    resampled_share: how often the network makes the clean chunk anew, where the clip has a chunk before it: in full
+        windows of clips that are a chunk longer than these. Not in the paper.
 
     Raises InputError for values outside these.
     """
@@ -103,15 +103,18 @@ class TrainingWindows:
             raise InputError(f"partial windows are taken from the ends or anywhere: got {self.partial_place!r}")
         if min(self.variance_scale, self.shift_scale) < 0:
             raise InputError(f"noise scales must be at least 0: got {self.variance_scale} and {self.shift_scale}")
-        for share in (self.partial_share, self.text_only_share, self.resampled_share):
+        for name in ("partial", "text-only", "resampled"):
+            share = getattr(self, f"{name.replace('-', '_')}_share")
             if not 0 <= share <= 1:
-                raise InputError(
-                    f"the share of partial, of text-only and of resampled windows must lie in 0..1: got {share}"
-                )
+                raise InputError(f"the share of {name} windows must lie in 0..1: got {share}")
+        if self.resampled_share and not self.schedule.overlap:
+            raise InputError("without overlapped conditioning there is no clean chunk to resample: the share must be 0")
 
     def plan(self, clip_latents: int, generator: torch.Generator) -> WindowPlan:
         """Length and place of the window in clips of `clip_latents`; places are whole chunks, as the VAE codes them.
 
+        Without a clean chunk it does not begin with the clip's first one where it need not: that one may show something
+        else than its text says (`pavdm.training.world_change`), which only a chunk that the loss leaves out may do.
         With several processes, give all of them generators in the same state: their steps then take equally long.
         Raises InputError if the clips hold no window at all: too short, or shorter than the full window without
         variable length.
@@ -129,7 +132,9 @@ class TrainingWindows:
         if schedule.variable_length and longest > 1 and _chance(self.partial_share, generator):
             shorter = longest if longest < schedule.window_chunks else longest - 1
             num_chunks = 1 + integer(shorter, generator)
-        start = integer(available - clean - num_chunks + 1, generator)
+        places = available - clean - num_chunks + 1
+        skipped = not clean and places > 1
+        start = skipped + integer(places - skipped, generator)
         resampled = clean and start > 0 and _chance(self.resampled_share, generator)
         return WindowPlan(num_chunks, start, clean, resampled)
 

@@ -77,7 +77,7 @@ def test_where_a_caption_changes_the_frames_of_its_piece_read_the_new_one(tmp_pa
     batch = LatentSource(tmp_path, 12, seed=0).clips(Share())[0]
     changing = 0
     for item, number in enumerate(numbers(batch)):
-        clip = render_changing(number, 51, (16, 24), share=0.5)
+        clip = render_changing(number, 51, (16, 24), changing=0.5)
         words = [len(batch.embeddings[text]) for text in batch.texts[item].tolist()]
         expected = [len(next(c for f, c in reversed(clip.captions) if f <= 17 * (t // 5)).split()) for t in range(15)]
         assert words == expected

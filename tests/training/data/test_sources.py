@@ -7,9 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pavdm.data_commands import data_from
 from pavdm.errors import InputError
 from pavdm.models.checkpoint import load_vae
 from pavdm.models.text_encoder import TextEncoder
+from pavdm.options import parser
 from pavdm.sampling.progressive import posterior_noise
 from pavdm.training.data.coding import Coding, EncodedSource, Networks
 from pavdm.training.data.dataset import Bucket
@@ -18,6 +20,7 @@ from pavdm.training.data.sources import Data, clip_source, parse_bucket, pixel_s
 from pavdm.training.data.world_source import HELD_OUT, WorldClips
 from pavdm.training.task import Share
 from pavdm.training.world import render
+from pavdm.training.world_change import render_changing
 
 SIZE = (16, 24)
 
@@ -145,6 +148,18 @@ def test_a_source_encoded_while_training_gives_its_own_clips(networks):
     assert torch.equal(batches[3].latents, batch.latents)
 
 
+def test_the_options_of_the_world_reach_its_clips():
+    shares = ["--changing", "0.2", "--mending", "0.7", "--clips", "30", "--first-seed", "9"]
+    typed = ["preprocess", "world", "--size", "16x24", "--frames", "34", "--vae", "x", "--text-encoder", "x", *shares]
+    options = parser().parse_args([*typed, "--out", "y"])
+    clips = raw_clips(data_from(options, "world"))
+    assert clips == WorldClips(30, (34,), SIZE, first_seed=9, changing=0.2, mending=0.7)
+    seed = next(s for s in range(9, 39) if not np.array_equal(clips[s - 9].frames, render(s, 34, SIZE)[0]))
+    expected = render_changing(seed, 34, SIZE, changing=0.2, mending=0.7)
+    assert np.array_equal(clips[seed - 9].frames, expected.frames)
+    assert clips[seed - 9].text == expected.captions[0][1]
+
+
 def test_what_data_names_and_what_does_not_fit_it(folder):
     assert isinstance(pixel_source(Data("world", (17, 34), SIZE), 2, 0), WorldSource)
     assert pixel_source(Data("world"), 2, 0).settings()["clips"] == HELD_OUT
@@ -161,6 +176,10 @@ def test_what_data_names_and_what_does_not_fit_it(folder):
         (Data("world", clips=1, buckets=("32x48:17",)), "leave --bucket out"),
         (Data(str(folder)), "say in which form"),
         (Data(str(folder), size=(32, 48), clips=3), "belong to the world"),
+        (Data(str(folder), size=(32, 48), mending=0.5), "belong to the world"),
+        (Data("world", clips=3, changing=0.6, mending=0.6), "together at most 1"),
+        (Data("world", clips=3, mending=float("nan")), "together at most 1"),
+        (Data("world", clips=3, mending=0.5, latest_start=1.0), "start at 0 seconds"),
         (Data(str(folder), buckets=("32x48",)), "a bucket is RESOLUTION:FRAMES"),
         (Data(str(folder / "nothing")), "say in which form"),
         (Data(str(folder / "nothing"), size=(32, 48)), "expected a .csv or .jsonl file, or a folder"),
@@ -169,5 +188,7 @@ def test_what_data_names_and_what_does_not_fit_it(folder):
             raw_clips(wrong)
     with pytest.raises(InputError, match="of both kinds"):
         clip_source(Data("world", clips=2 * HELD_OUT), 1, 0, Coding(), lambda: pytest.fail("not reached"))
+    with pytest.raises(InputError, match="are pre-computed"):
+        pixel_source(Data("world", clips=2, mending=0.5), 1, 0)
     assert parse_bucket("240p:51:4", 1) == Bucket("240p", 51, 4)
     assert parse_bucket("64x96:119", 3) == Bucket("64x96", 119, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from memory_source import WIDTH, MemorySource
@@ -12,7 +14,7 @@ from pavdm.sampling.schedule import Schedule, timestep_shift
 from pavdm.training.data.source import Clips
 from pavdm.training.stdit.noising import ProgressiveWindows
 from pavdm.training.stdit.objective import Noised
-from pavdm.training.stdit.resampling import STEPS, history, resampled
+from pavdm.training.stdit.resampling import STEPS, history_of, resampled
 from pavdm.training.stdit.task import NoisedClips, STDiTObjective
 from pavdm.training.stdit.windows import TrainingWindows
 from pavdm.training.task import Share
@@ -34,10 +36,18 @@ def resampled_step(clips: Clips) -> tuple[Noised, slice]:
 
 
 def test_the_true_velocity_brings_the_real_chunk_back(clips: Clips) -> None:
-    window, _ = resampled_step(clips)
+    window, frames = resampled_step(clips)
     assert window.history is not None
-    target = window.history.target
-    torch.testing.assert_close(resampled(window, window.history, lambda shown: target).latents, window.latents)
+    n = SCHEDULE.chunk_latents
+    begin = frames.start + n
+    clean = clips.latents[:, :, begin : begin + n]
+    level = window.history.timesteps[:, None, n:, None, None] / 1000
+    noise = (window.history.latents[:, :, n:] - (1 - level) * clean) / level
+    velocity = torch.cat([torch.zeros_like(clean), clean - noise], dim=2)
+    nothing = replace(window, latents=torch.cat([torch.zeros_like(clean), window.latents[:, :, n:]], dim=2))
+    made = resampled(nothing, window.history, lambda shown: velocity)
+    torch.testing.assert_close(made.latents, window.latents, atol=1e-5, rtol=0)
+    assert made.history is None
 
 
 def test_the_network_sees_the_chunk_before_and_a_level_of_its_own_for_each_clip(clips: Clips) -> None:
@@ -62,7 +72,7 @@ def test_the_network_sees_the_chunk_before_and_a_level_of_its_own_for_each_clip(
 def test_levels_lie_everywhere_and_are_shifted_as_the_window_is(clips: Clips) -> None:
     two = clips.latents[:1, :, :4].expand(400, -1, -1, -1, -1)
     ratio = timestep_shift(*clips.size, SCHEDULE.window_latents)
-    plain, moved = (history(two, 0, range(400), shift).timesteps[:, -1] / 1000 for shift in (None, ratio))
+    plain, moved = (history_of(two, 0, range(400), shift).timesteps[:, -1] / 1000 for shift in (None, ratio))
     assert torch.histc(plain, 4, 0, 1).min() > 70
     torch.testing.assert_close(moved, ratio * plain / (1 + (ratio - 1) * plain))
 
@@ -93,6 +103,9 @@ def test_the_loss_is_that_of_the_window_behind_the_chunk_that_the_network_made(c
     torch.testing.assert_close(loss, made.loss(velocity(made, texts[:, n:])).mean())
     assert not torch.isclose(loss, window.loss(velocity(window, texts[:, n:])).mean(), rtol=1e-3)
     assert not made.latents.requires_grad and loss.requires_grad
+    with torch.autocast("cpu", torch.bfloat16):
+        objective(batch)[0].backward()
+    assert all(weights.grad is not None for weights in network.temporal_blocks[0].parameters())
 
 
 def test_the_share_counts_windows_that_have_a_chunk_before_them() -> None:

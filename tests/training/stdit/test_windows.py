@@ -209,9 +209,15 @@ def test_clips_that_hold_no_window_are_refused():
         {"shift_scale": -0.1},
         {"partial_share": 1.5},
         {"text_only_share": -1},
+        {"resampled_share": 2},
         {"partial_place": "x"},
     ],
 )
 def test_settings_without_a_meaning_are_refused(values):
     with pytest.raises(InputError):
         TrainingWindows(Schedule(), **values)
+
+
+def test_what_no_window_has_is_not_resampled():
+    with pytest.raises(InputError, match="no clean chunk"):
+        TrainingWindows(Schedule(overlap=False), resampled_share=0.5)
