@@ -38,7 +38,7 @@ def test_the_small_model_ships_whole_in_12_mb_and_is_found_as_any_other() -> Non
 def test_the_vae_keeps_what_a_held_out_clip_shows_and_its_pieces_join() -> None:
     vae = load_vae(small_model.files().vae, torch.device("cpu"), torch.float32)
     kept, seams = [], []
-    for number in range(4):
+    for number in range(8):
         frames = render(HELD_OUT + number, 68)[0]
         kept.append(reconstruction_psnr(vae, frames))
         with torch.inference_mode():
