@@ -16,11 +16,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pavdm.sampling.schedule import NUM_TIMESTEPS
+from pavdm.sampling.schedule import NUM_TIMESTEPS, warp
 from pavdm.training.chance import generator_for
 from pavdm.training.stdit.objective import Noised, add_noise, transformed
 
 STEPS = 2  # of the network, from the level drawn to clean
+LOW = 0.3  # ratio of a timestep transform that makes most levels low: errors as small as one chunk makes them
 
 
 def history_of(latents: Tensor, seed: int, numbers: Sequence[int], shift: float | None = None) -> Noised:
@@ -28,13 +29,13 @@ def history_of(latents: Tensor, seed: int, numbers: Sequence[int], shift: float 
     of them: their target is empty.
 
     latents: (B, C, 2 n, H, W), the two chunks of the clips. numbers: the example number of each clip, which with
-    `seed` decides level (uniform before the transform) and noise. shift: of the timestep transform.
+    `seed` decides level and noise. shift: of the timestep transform.
     """
     before, clean = latents.float().chunk(2, dim=2)
     generators = [generator_for(seed, "history", number) for number in numbers]
-    levels = torch.cat([torch.rand(1, generator=generator) for generator in generators]) * NUM_TIMESTEPS
+    levels = torch.cat([torch.rand(1, generator=generator) for generator in generators])
     noise = torch.stack([torch.randn(clean.shape[1:], generator=generator) for generator in generators])
-    t = transformed(levels, shift)[:, None].expand(-1, clean.shape[2])
+    t = transformed(warp(levels * NUM_TIMESTEPS, LOW), shift)[:, None].expand(-1, clean.shape[2])
     timesteps = torch.cat([torch.zeros_like(t), t], dim=1)
     nothing = torch.zeros_like(timesteps, dtype=torch.bool)
     return Noised(torch.cat([before, add_noise(clean, noise, t)], dim=2), timesteps, torch.empty(0), nothing)

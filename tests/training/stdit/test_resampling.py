@@ -69,11 +69,11 @@ def test_the_network_sees_the_chunk_before_and_a_level_of_its_own_for_each_clip(
     assert window.history.timesteps[:, n].unique().numel() == len(NUMBERS)
 
 
-def test_levels_lie_everywhere_and_are_shifted_as_the_window_is(clips: Clips) -> None:
+def test_most_levels_are_low_and_they_are_shifted_as_the_window_is(clips: Clips) -> None:
     two = clips.latents[:1, :, :4].expand(400, -1, -1, -1, -1)
     ratio = timestep_shift(*clips.size, SCHEDULE.window_latents)
     plain, moved = (history_of(two, 0, range(400), shift).timesteps[:, -1] / 1000 for shift in (None, ratio))
-    assert torch.histc(plain, 4, 0, 1).min() > 70
+    assert 0.2 < plain.median() < 0.26 and plain.max() > 0.9  # 0.3 t / (1 - 0.7 t)
     torch.testing.assert_close(moved, ratio * plain / (1 + (ratio - 1) * plain))
 
 
