@@ -129,14 +129,14 @@ class Background:
 @dataclass(frozen=True)
 class Scene:
     """All that is to be seen. bodies: from back to front. light: "day", "night", "day to night" or "night to day";
-    the last two go on swinging with `light_period` seconds. aspect: width over height."""
+    the last two turn within `turning_seconds` from the beginning, and stay. aspect: width over height."""
 
     seed: int
     aspect: float
     bodies: tuple[Body, ...]
     background: Background
     light: str = "day"
-    light_period: float = 12.0
+    turning_seconds: float = 6.0
 
     @property
     def caption(self) -> str:
@@ -193,7 +193,7 @@ def draw(scene: Scene, num_frames: int, size: tuple[int, int], fps: float = 24.0
         ]
         pixels = draw_bodies(shown, paths)
         if scene.light != "day":  # all 1
-            pixels *= light(scene.light, seconds, scene.light_period)[:, None, None]
+            pixels *= light(scene.light, seconds, scene.turning_seconds)[:, None, None]
         pixels += 0.5
         np.minimum(pixels, 255, out=frames[start:stop], casting="unsafe")
     return frames
@@ -220,7 +220,7 @@ def make_scene(seed: int, aspect: float = 1.5) -> Scene:
         pan = chance.pick((-1, 1)) * chance.between(0.06, 0.15)
     background = Background(kind, tuple(colours_used), pan, chance.between(0, 10))
     light = chance.pick(("day", "day", "day", "day", "night", "night", "day to night", "night to day"))
-    return Scene(seed, aspect, tuple(bodies), background, light, chance.between(14, 20))
+    return Scene(seed, aspect, tuple(bodies), background, light, chance.between(7, 10))
 
 
 def _make_body(chance: _Chance, shape: str, colour: str, span: tuple[float, float]) -> Body:

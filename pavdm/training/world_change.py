@@ -38,8 +38,9 @@ def render_changing(
     *,
     changing: float = 0.25,
     mending: float = 0.0,
+    start: int = 0,
 ) -> CaptionedFrames:
-    """The clip of `render(seed, ...)`, in which with probability `changing` something changes, and its caption with it:
+    """The clip of the scene of `seed` that begins with its frame `start`, in which with probability `changing` something changes, and its caption with it:
     a shape takes another colour, or day becomes night, or night day.
 
     With probability `mending`, its first piece is not what its caption says: a shape is missing, or has another colour
@@ -52,12 +53,12 @@ def render_changing(
     if pieces > 1 and happens < changing:
         first = PIECE_FRAMES * (1 + int(where * (pieces - 1)))
         changed = change(scene, what)
-        frames = _faded(scene, changed, first, num_frames, size, fps)
+        frames = _faded(scene, changed, first, num_frames, size, fps, start)
         return CaptionedFrames(frames, ((0, scene.caption), (first, changed.caption)))
     if pieces > 1 and happens >= 1 - mending:
-        frames = _faded(spoiled(scene, what), scene, PIECE_FRAMES, num_frames, size, fps)
+        frames = _faded(spoiled(scene, what), scene, PIECE_FRAMES, num_frames, size, fps, start)
     else:
-        frames = draw(scene, num_frames, size, fps)
+        frames = draw(scene, num_frames, size, fps, start)
     return CaptionedFrames(frames, ((0, scene.caption),))
 
 
@@ -96,10 +97,12 @@ def _other(names: Iterable[str], than: str, number: int) -> str:
     return others[number % len(others)]
 
 
-def _faded(before: Scene, after: Scene, first_frame: int, num_frames: int, size: tuple[int, int], fps: float) -> Array:
-    """Frames of one scene, which from `first_frame` on become those of another."""
-    frames = draw(before, num_frames, size, fps)
-    new = draw(after, num_frames - first_frame, size, fps, first_frame=first_frame).astype(np.float32)
+def _faded(
+    before: Scene, after: Scene, first_frame: int, num_frames: int, size: tuple[int, int], fps: float, start: int
+) -> Array:
+    """Frames `start` and on of one scene, of which number `first_frame` and later become those of another."""
+    frames = draw(before, num_frames, size, fps, start)
+    new = draw(after, num_frames - first_frame, size, fps, start + first_frame).astype(np.float32)
     amount = np.clip((np.arange(1, len(new) + 1)) / (FADE_SECONDS * fps), 0, 1)[:, None, None, None]
     frames[first_frame:] = np.round(frames[first_frame:] + amount * (new - frames[first_frame:]))
     return frames

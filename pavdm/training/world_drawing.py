@@ -211,13 +211,14 @@ def _hills(moved: Array, x: Array, y: Array, height: int, sky: Array, ground: Ar
     return pixels
 
 
-def light(kind: str, seconds: Array, period: float) -> Array:
+def light(kind: str, seconds: Array, turning_seconds: float) -> Array:
     """Factors on red, green and blue at each of the times (T,) -> (T, 3) fp32; see `world.Scene`."""
+    turned = 0.5 - 0.5 * np.cos(np.pi * np.clip(seconds / turning_seconds, 0, 1))  # 0 to 1
     brightness = {
         "day": np.ones_like(seconds),
         "night": np.zeros_like(seconds),
-        "day to night": 0.5 + 0.5 * np.cos(2 * np.pi * seconds / period),
-        "night to day": 0.5 - 0.5 * np.cos(2 * np.pi * seconds / period),
+        "day to night": 1 - turned,
+        "night to day": turned,
     }[kind]
     stops = np.array([NIGHT, DUSK, (1.0, 1.0, 1.0)])
     channels = [np.interp(brightness, (0.0, 0.5, 1.0), stops[:, channel]) for channel in range(3)]

@@ -55,10 +55,10 @@ class WorldClips:
         if not 0 <= self.latest_start < 1e6:
             raise InputError(f"a clip starts 0 to 1,000,000 seconds into its scene: got {self.latest_start}")
         shares = self.changing, self.mending
-        if not (all(share >= 0 for share in shares) and sum(shares) <= 1) or (any(shares) and self.latest_start):
+        if not (all(share >= 0 for share in shares) and sum(shares) <= 1):
             raise InputError(
-                f"the shares of changing and mending clips are at least 0 and together at most 1, and such clips start "
-                f"at 0 seconds: got {self.changing} and {self.mending} with starts up to {self.latest_start} s"
+                "the shares of changing and mending clips are at least 0 and together at most 1: got "
+                f"{self.changing} and {self.mending}"
             )
 
     @property
@@ -85,11 +85,11 @@ class WorldClips:
         seed = self.first_seed + number
         which, when = uniform(2, seed, 1)
         length = self.lengths[int(which * len(self.lengths))]
-        if self.changing or self.mending:
-            clip = render_changing(seed, length, self.size, self.fps, changing=self.changing, mending=self.mending)
-            (_, caption), *changes = clip.captions
-            return RawClip(clip.frames, caption, self.name(number), self.fps, tuple(changes))
-        return world_clip(seed, length, self.size, self.fps, when, self.latest_start)
+        start = round(when * self.latest_start * self.fps)
+        shares = {"changing": self.changing, "mending": self.mending}
+        clip = render_changing(seed, length, self.size, self.fps, start=start, **shares)
+        (_, caption), *changes = clip.captions
+        return RawClip(clip.frames, caption, self.name(number), self.fps, tuple(changes))
 
 
 def world_clip(
