@@ -40,8 +40,8 @@ def render_changing(
     mending: float = 0.0,
     start: int = 0,
 ) -> CaptionedFrames:
-    """The clip of the scene of `seed` that begins with its frame `start`, in which with probability `changing` something changes, and its caption with it:
-    a shape takes another colour, or day becomes night, or night day.
+    """The clip that begins with frame `start` of the scene of `seed`, in which with probability `changing` something
+    changes, and its caption with it: a shape takes another colour, or day becomes night, or night day.
 
     With probability `mending`, its first piece is not what its caption says: a shape is missing, or has another colour
     or form. With the second piece it becomes so. Equal arguments give equal pixels.

@@ -18,7 +18,7 @@ from pavdm.training.data.clip_list import CaptionedClip, Skipped, read_clip_list
 from pavdm.training.data.dataset import Batch, Bucket, ClipDataset, Sample, collate
 from pavdm.training.data.order import EndlessOrder, never_used
 from pavdm.training.data.raw_clip import RawClip
-from pavdm.training.data.world_source import WorldClips, world_clip
+from pavdm.training.data.world_source import WorldClips
 from pavdm.training.task import Extent, Share
 from pavdm.video_reader import frame_rate
 
@@ -183,6 +183,6 @@ class _WorldBatches(Dataset[Batch]):
         for example in self._share.examples(index, self._batch_size):
             scene, moment = uniform(2, self._seed, example, 1)
             seed = clips.first_seed + int(scene * clips.count)
-            clip = world_clip(seed, length, clips.size, clips.fps, moment, clips.latest_start)
+            clip = clips.clip(seed, length, moment)
             samples.append(Sample(clip.frames, clip.text, clip.fps))
         return collate(samples)

@@ -14,7 +14,7 @@ from pavdm.errors import InputError
 from pavdm.training.chance import uniform
 from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.raw_clip import RawClip
-from pavdm.training.world import check_clip, draw, make_scene
+from pavdm.training.world import check_clip
 from pavdm.training.world_change import render_changing
 
 HELD_OUT = 1_000_000_000
@@ -85,20 +85,15 @@ class WorldClips:
         seed = self.first_seed + number
         which, when = uniform(2, seed, 1)
         length = self.lengths[int(which * len(self.lengths))]
-        start = round(when * self.latest_start * self.fps)
+        return self.clip(seed, length, when)
+
+    def clip(self, seed: int, num_frames: int, moment: float) -> RawClip:
+        """The clip of a seed that begins at `moment` (0..1) of the seconds up to `latest_start`."""
+        start = round(moment * self.latest_start * self.fps)
         shares = {"changing": self.changing, "mending": self.mending}
-        clip = render_changing(seed, length, self.size, self.fps, start=start, **shares)
+        clip = render_changing(seed, num_frames, self.size, self.fps, start=start, **shares)
         (_, caption), *changes = clip.captions
-        return RawClip(clip.frames, caption, self.name(number), self.fps, tuple(changes))
-
-
-def world_clip(
-    seed: int, num_frames: int, size: tuple[int, int], fps: float, moment: float = 0.0, latest_start: float = 0.0
-) -> RawClip:
-    """The clip of a seed that begins at `moment` (0..1) of the seconds up to `latest_start`."""
-    scene = make_scene(seed, size[1] / size[0])
-    start = round(moment * latest_start * fps)
-    return RawClip(draw(scene, num_frames, size, fps, start), scene.caption, f"world/{seed}", fps)
+        return RawClip(clip.frames, caption, f"world/{seed}", self.fps, tuple(changes))
 
 
 def piece_lengths(shortest: int, longest: int) -> tuple[int, ...]:

@@ -179,7 +179,6 @@ def test_what_data_names_and_what_does_not_fit_it(folder):
         (Data(str(folder), size=(32, 48), mending=0.5), "belong to the world"),
         (Data("world", clips=3, changing=0.6, mending=0.6), "together at most 1"),
         (Data("world", clips=3, mending=float("nan")), "together at most 1"),
-        (Data("world", clips=3, mending=0.5, latest_start=1.0), "start at 0 seconds"),
         (Data(str(folder), buckets=("32x48",)), "a bucket is RESOLUTION:FRAMES"),
         (Data(str(folder / "nothing")), "say in which form"),
         (Data(str(folder / "nothing"), size=(32, 48)), "expected a .csv or .jsonl file, or a folder"),
