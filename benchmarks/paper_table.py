@@ -3,7 +3,8 @@
     python benchmarks/paper_table.py --out DIR --results docs/results.md
 
 makes the videos of 40 clips of the procedural world that no training has seen, with every method and the small model
-that ships, 60 s each, measures them and writes the table. Other networks get clips in the published list's format:
+that ships, 60 s each, measures them and writes the table: some 4 hours for two processes on 2 cores. Other networks get
+clips in the published list's format:
 
     torchrun --nproc-per-node 8 benchmarks/paper_table.py --models DIR --list all_prompts.txt --clips DIR --out DIR ...
 

@@ -50,16 +50,16 @@ def render_changing(
     chance = np.random.Generator(np.random.PCG64([seed, CHANGE_SALT]))
     happens, where, what = chance.random(3)
     pieces = num_frames // PIECE_FRAMES
+    before, after, first = scene, scene, num_frames
     if pieces > 1 and happens < changing:
-        first = PIECE_FRAMES * (1 + int(where * (pieces - 1)))
-        changed = change(scene, what)
-        frames = _faded(scene, changed, first, num_frames, size, fps, start)
-        return CaptionedFrames(frames, ((0, scene.caption), (first, changed.caption)))
-    if pieces > 1 and happens >= 1 - mending:
-        frames = _faded(spoiled(scene, what), scene, PIECE_FRAMES, num_frames, size, fps, start)
-    else:
-        frames = draw(scene, num_frames, size, fps, start)
-    return CaptionedFrames(frames, ((0, scene.caption),))
+        after, first = change(scene, what), PIECE_FRAMES * (1 + int(where * (pieces - 1)))
+    elif pieces > 1 and happens >= 1 - mending:
+        before, first = spoiled(scene, what), PIECE_FRAMES
+    frames = draw(before, num_frames, size, fps, start)
+    if first < num_frames:
+        _fade(frames[first:], draw(after, num_frames - first, size, fps, start + first), fps)
+    changes = () if after is scene else ((first, after.caption),)
+    return CaptionedFrames(frames, ((0, scene.caption), *changes))
 
 
 def change(scene: Scene, what: float) -> Scene:
@@ -97,12 +97,7 @@ def _other(names: Iterable[str], than: str, number: int) -> str:
     return others[number % len(others)]
 
 
-def _faded(
-    before: Scene, after: Scene, first_frame: int, num_frames: int, size: tuple[int, int], fps: float, start: int
-) -> Array:
-    """Frames `start` and on of one scene, of which number `first_frame` and later become those of another."""
-    frames = draw(before, num_frames, size, fps, start)
-    new = draw(after, num_frames - first_frame, size, fps, start + first_frame).astype(np.float32)
+def _fade(frames: Array, new: Array, fps: float) -> None:
+    """Make `frames`, in place, become `new` within FADE_SECONDS."""
     amount = np.clip((np.arange(1, len(new) + 1)) / (FADE_SECONDS * fps), 0, 1)[:, None, None, None]
-    frames[first_frame:] = np.round(frames[first_frame:] + amount * (new - frames[first_frame:]))
-    return frames
+    frames[:] = np.round(frames + amount * (new.astype(np.float32) - frames))

@@ -24,18 +24,15 @@ def test_without_a_change_it_is_the_clip_of_the_seed():
         assert np.array_equal(clip.frames, frames) and clip.captions == ((0, caption),)
 
 
-def test_a_clip_may_begin_later_in_its_scene():
-    for shares in ({"changing": 0.0}, {"changing": 1.0}, {"changing": 0.0, "mending": 1.0}):
-        for seed in range(4):
-            clip = render_changing(seed, 51, start=30, **shares)
-            frames, caption, _ = render(seed, 81)
-            first = clip.captions[-1][0]
-            assert clip.captions[0] == (0, caption)
-            if not shares["changing"]:
-                later = 29 if shares.get("mending") else 0  # a piece, and half a second
-                assert np.array_equal(clip.frames[later:], frames[30 + later :])
-            else:
-                assert np.array_equal(clip.frames[:first], frames[30 : 30 + first])
+@pytest.mark.parametrize("shares", [{"changing": 0.0}, {"changing": 1.0}, {"changing": 0.0, "mending": 1.0}])
+def test_a_clip_may_begin_later_in_its_scene(shares):
+    for seed in range(8):
+        clip, later = (render_changing(seed, FRAMES, size=(16, 24), start=start, **shares) for start in (0, 10))
+        first = 17 if "mending" in shares else clip.captions[-1][0]
+        faded = first + 12 if any(shares.values()) else 0
+        assert later.captions == clip.captions
+        assert np.array_equal(later.frames[: max(first - 10, 0)], clip.frames[10:first])
+        assert np.array_equal(later.frames[faded : FRAMES - 10], clip.frames[10 + faded :])
 
 
 def test_about_the_share_that_was_asked_for_changes():

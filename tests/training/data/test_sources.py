@@ -149,15 +149,18 @@ def test_a_source_encoded_while_training_gives_its_own_clips(networks):
 
 
 def test_the_options_of_the_world_reach_its_clips():
-    shares = ["--changing", "0.2", "--mending", "0.7", "--clips", "30", "--first-seed", "9"]
+    shares = ["--changing", "0.2", "--mending", "0.7", "--clips", "30", "--first-seed", "9", "--latest-start", "2"]
     typed = ["preprocess", "world", "--size", "16x24", "--frames", "34", "--vae", "x", "--text-encoder", "x", *shares]
     options = parser().parse_args([*typed, "--out", "y"])
     clips = raw_clips(data_from(options, "world"))
-    assert clips == WorldClips(30, (34,), SIZE, first_seed=9, changing=0.2, mending=0.7)
-    seed = next(s for s in range(9, 39) if not np.array_equal(clips[s - 9].frames, render(s, 34, SIZE)[0]))
-    expected = render_changing(seed, 34, SIZE, changing=0.2, mending=0.7)
-    assert np.array_equal(clips[seed - 9].frames, expected.frames)
-    assert clips[seed - 9].text == expected.captions[0][1]
+    assert clips == WorldClips(30, (34,), SIZE, first_seed=9, latest_start=2.0, changing=0.2, mending=0.7)
+    starts = set()
+    for seed, clip in zip(range(9, 15), clips, strict=False):
+        every = (render_changing(seed, 34, SIZE, changing=0.2, mending=0.7, start=start) for start in range(49))
+        start, expected = next((n, e) for n, e in enumerate(every) if np.array_equal(clip.frames, e.frames))
+        starts.add(start)
+        assert clip.text == expected.captions[0][1]
+    assert len(starts) > 3
 
 
 def test_what_data_names_and_what_does_not_fit_it(folder):
