@@ -8,6 +8,8 @@ clip to clip, and decoding and encoding them again, as published.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -24,25 +26,27 @@ from pavdm.sampling.schedule import Schedule
 from pavdm.settings import Settings
 
 OURS = "PA-VDM"
+LARGEST_RATIO = 1.1  # of the dearest method's cost to the cheapest one's: calls are whole
 
 
 def arms(settings: Settings) -> dict[str, Settings]:
     """The methods, each at the cost and with the window of `settings`, PA-VDM in full. Raises InputError if it is not.
 
-    The cost is in latents through the network for each new one, in the steady state.
+    The cost is in latents through the network for each new one, in the steady state. Raises InputError, too, if whole
+    steps leave the methods' costs more than LARGEST_RATIO apart.
     """
     ours = settings.schedule
     if settings.method != "progressive" or not (ours.overlap and ours.variable_length):
         raise InputError("the table starts from PA-VDM in full: leave --method, --no-overlap and the like out")
     window = ours.window_latents
-    cost = ours.calls_per_chunk * window / ours.chunk_latents
+    cost = _cost(settings)
     chunks = ours.window_chunks + 1
     loop = ReplacementLoop(condition_latents=settings.loop.condition_latents)
     per_frame = Schedule(window - 1, 1, (window - 1) * max(1, round(cost / window)))
     no_overlap = Schedule(chunks, ours.chunk_latents, chunks * max(1, round(cost / chunks)), overlap=False)
     loop_steps = max(1, round(cost * loop.new_latents / loop.clip_latents))
     baseline = replace(settings, method="replacement", schedule=Schedule(1, steps=loop_steps))
-    return {
+    found = {
         OURS: settings,
         "no chunking": replace(settings, schedule=per_frame),
         "no overlapped conditioning": replace(settings, schedule=no_overlap),
@@ -50,6 +54,30 @@ def arms(settings: Settings) -> dict[str, Settings]:
         "replacement loop": baseline,
         "replacement loop, re-encoded": replace(baseline, loop=replace(settings.loop, reencode=True)),
     }
+    costs = {name: _cost(arm) for name, arm in found.items()}
+    if max(costs.values()) > LARGEST_RATIO * min(costs.values()):
+        told = ", ".join(f"{name} {cost:.1f}" for name, cost in costs.items())
+        raise InputError(f"in so few steps the methods cannot cost the same (latents for each new one: {told})")
+    return found
+
+
+def frames_needed(arms: Iterable[Settings]) -> int:
+    """Frames of a clip with which every method fills its window."""
+    latents = max(
+        arm.loop.condition_latents
+        if arm.method == "replacement"
+        else progressive.num_conditioning_latents(arm.schedule, arm.schedule.window_latents)
+        for arm in arms
+    )
+    return math.ceil(latents / PIECE_LATENTS) * PIECE_FRAMES
+
+
+def _cost(arm: Settings) -> float:
+    """Latents through the network for each new one, in the steady state."""
+    if arm.method == "replacement":
+        loop = ReplacementLoop(condition_latents=arm.loop.condition_latents)
+        return arm.schedule.steps * loop.clip_latents / loop.new_latents
+    return arm.schedule.calls_per_chunk * arm.schedule.window_latents / arm.schedule.chunk_latents
 
 
 def evaluations(settings: Settings, clip_frames: int) -> tuple[int, int]:

@@ -17,21 +17,23 @@ from pavdm.training.data.world_source import HELD_OUT
 from pavdm.training.world import draw, make_scene
 from pavdm.video_writer import VideoWriter
 
-CLIP_FRAMES = 119  # 35 latents: what the fixed window needs, all methods get
+CLIP_FRAMES = 119  # 35 latents: all methods get what the one with the longest beginning takes
 
 
 def write_world(folder: Path, count: int, size: tuple[int, int], fps: float) -> Path:
-    """Clips of the first `count` held-out scenes and the list that names them; what is there already is kept."""
+    """Clips of the first `count` held-out scenes and the list that names them.
+
+    They are written anew each time, so that a folder of videos that went on from another world's clips is noticed.
+    """
     clips = folder / "clips"
     clips.mkdir(parents=True, exist_ok=True)
     lines = []
     for number in range(count):
         scene, path = make_scene(HELD_OUT + number, size[1] / size[0]), clips / f"world_{number:04d}.mp4"
-        if not path.exists():
-            own = temporary_beside(path).with_suffix(".mp4")  # the other processes of the run write the same clips
-            with VideoWriter(own, size, fps, crf=8) as writer:
-                writer.write(draw(scene, CLIP_FRAMES, size, fps))
-            own.replace(path)
+        own = temporary_beside(path).with_suffix(".mp4")  # the other processes of the run write the same clips
+        with VideoWriter(own, size, fps, crf=8) as writer:
+            writer.write(draw(scene, CLIP_FRAMES, size, fps))
+        own.replace(path)
         lines.append(f"{scene.caption}||clips/{path.name}")
     listed = folder / "world.txt"
     with replacing(listed) as temporary:

@@ -13,6 +13,8 @@ from pathlib import Path
 import comfyui_core
 from environment import ROOT, prepare
 
+HOST = ("tests/host", "tests/evaluation/test_page_in_browser.py")  # the latter needs the browser's driver only
+
 
 def main() -> int:
     options = sys.argv[1:]
@@ -21,7 +23,7 @@ def main() -> int:
     cache = Path(os.environ.get("PAVDM_TEST_CACHE") or comfyui_core.default_cache())
     core = Path(os.environ.get("COMFYUI_PATH") or comfyui_core.fetch(cache))
     python = prepare("test,browser", ".venv-host", (*comfyui_core.REQUIREMENTS, "-r", core / "requirements.txt"))
-    paths = [] if any(Path(option.split("::")[0]).exists() for option in options) else [ROOT / "tests" / "host"]
+    paths = [] if any(Path(option.split("::")[0]).exists() for option in options) else [ROOT / name for name in HOST]
     return pytest(python, [*options, *paths])
 
 

@@ -92,6 +92,8 @@ class Work:
     def claim(self, member: Member, made_from: dict[str, str]) -> Claim | None:
         """The claim, if the video is free to be made; None if another process has it, or it is settled.
 
+        What is taken over from a dead process counts as a loss (`losses`).
+
         Raises InputError if another process has begun it otherwise meanwhile: somebody edited the list.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -105,6 +107,8 @@ class Work:
         with os.fdopen(handle, "w") as file:
             file.write(member.token)
         claim = Claim(self, take + 1)
+        if take and not self.released_file(take).exists():
+            self.note_loss(Claim(self, take), member.run)
         if self.is_settled(member.run):  # between the look and the claim
             claim.release()
             return None
@@ -131,6 +135,10 @@ class Work:
     def note_loss(self, claim: Claim, run: str) -> int:
         """Note that the maker of this video is gone; how often that was so in this launch."""
         (self.folder / f"lost-{run}-{claim.take:04d}").touch()
+        return self.losses(run)
+
+    def losses(self, run: str) -> int:
+        """How often in this launch the maker of this video was gone, with a word or without."""
         return sum(1 for _ in self.folder.glob(f"lost-{run}-*"))
 
     def _is_free(self, take: int, member: Member) -> bool:

@@ -77,7 +77,7 @@ class _OwnNetworks:
     def __init__(self, options: argparse.Namespace, launch: Launch, team: Team | None) -> None:
         self._task = f"rank {launch.rank}"
         self._team = team
-        options.device = _own_device(options.device, launch)
+        options.device = launch.device(options.device)
         self._networks = Networks(models_from(options), precision_from(options))
         self.check = check_texts
 
@@ -104,15 +104,6 @@ class _Servers:
 
     def work(self, jobs: list[Job], member: Member, should_stop: Callable[[], bool]) -> None:
         work_on_servers(self._urls, self._workflows, jobs, member, should_stop)
-
-
-def _own_device(device: str, launch: Launch) -> str:
-    """The GPU of this rank, where torchrun started several on a machine."""
-    import torch
-
-    if launch.world_size > 1 and device in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{launch.local_rank % torch.cuda.device_count()}"
-    return device
 
 
 def _make_folder(out: Path) -> None:

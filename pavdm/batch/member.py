@@ -52,6 +52,14 @@ class Launch:
             run = f"{socket.gethostname()}-{os.getppid()}"
         return cls(rank, local_rank, max(1, world_size), hashlib.sha256(run.encode()).hexdigest()[:12])
 
+    def device(self, chosen: str) -> str:
+        """The GPU of this rank where several were started on a machine and none was chosen, else what was."""
+        import torch
+
+        if self.world_size > 1 and chosen in ("auto", "cuda") and torch.cuda.is_available():
+            return f"cuda:{self.local_rank % torch.cuda.device_count()}"
+        return chosen
+
 
 class Member:
     """A context manager: this process is one of the batch while it is open.

@@ -95,6 +95,9 @@ def work_through(
             continue
         job, claim = claimed
         try:
+            if job.work.losses(member.run) >= MOST_LOSSES:  # it may be what kills them: memory runs out, say
+                job.work.fail({**_record(job, claim, maker, member), "error": f"{MOST_LOSSES} times its maker died"})
+                continue
             if not prepared:
                 member.report(maker.task, doing="getting ready", video=job.item.name)
                 maker.prepare()
@@ -119,13 +122,7 @@ def _others_can(member: Member) -> bool:
 def _make(job: Job, claim: Claim, maker: Maker, member: Member, should_stop: Callable[[], bool]) -> bool:
     """One video, with its log and its record; whether the maker can go on."""
     begun = time.monotonic()
-    record: dict[str, Any] = {
-        "run": member.run,
-        "by": maker.task,
-        "process": member.token,
-        "take": claim.take,
-        "seed": job.item.settings.seed,
-    }
+    record = _record(job, claim, maker, member)
     with _log_to(job.work.log):
         logger.info("take %d of %s by %s", claim.take, job.item.name, member.token)
         try:
@@ -170,6 +167,17 @@ def _make(job: Job, claim: Claim, maker: Maker, member: Member, should_stop: Cal
             if claim.holds:
                 job.work.fail({**record, "error": reason, "seconds": round(time.monotonic() - begun, 2)})
             return True
+
+
+def _record(job: Job, claim: Claim, maker: Maker, member: Member) -> dict[str, Any]:
+    """Who made the video, or tried to."""
+    return {
+        "run": member.run,
+        "by": maker.task,
+        "process": member.token,
+        "take": claim.take,
+        "seed": job.item.settings.seed,
+    }
 
 
 def _monitor(job: Job, claim: Claim, task: str, member: Member, should_stop: Callable[[], bool]) -> Monitor:

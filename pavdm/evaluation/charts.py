@@ -68,6 +68,7 @@ def curve(
     series: Series,
     axis: TimeAxis,
     chunks: Sequence[Chunk],
+    scored: Sequence[Chunk],
     cuts: Sequence[int],
     *,
     from_zero: bool,
@@ -88,7 +89,6 @@ def curve(
         for chunk, mean in means
         if math.isfinite(mean)
     )
-    scored = [chunk for chunk in chunks if chunk.number >= 0]
     ends = ""
     if scored:
         start, stop = scored[0].start, scored[-1].stop

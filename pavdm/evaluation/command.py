@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+import logging
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pavdm.evaluation.measurement import Measurements
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 12  # videos with a section of their own in the page
 
@@ -130,8 +133,9 @@ def _measured(
                 continue
             try:
                 found = add(found, path)
-            except (InputError, OSError) as error:
-                failed[f"the networks' measures of {path}"] = str(error)
+            except Exception as error:  # networks and packages from elsewhere raise what they like
+                logger.info("the networks' measures of %s failed", path, exc_info=True)
+                failed[f"the networks' measures of {path}"] = str(error) or type(error).__name__
             measured.setdefault(method, []).append((found, path))
             say(f"[{number}/{count}] {path}: {_headline(found)}")
     return measured, failed

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pavdm.errors import InputError
+from pavdm.errors import InputError, is_out_of_memory
 from pavdm.evaluation.networks import WINDOW_SECONDS, square
 from pavdm.evaluation.pixels import Frame
 from pavdm.video_reader import probe, read_frames
@@ -35,14 +35,24 @@ def load_i3d(path: Path, device: torch.device) -> Any:
 
 @torch.inference_mode()
 def video_features(model: Any, videos: Iterable[tuple[Path, int]], device: torch.device) -> Features:
-    """Features of every two-second window. videos: files, and how many frames at their start are left out."""
+    """Features of every two-second window. videos: files, and how many frames at their start are left out.
+
+    Raises InputError if the network cannot be used so.
+    """
     found = []
     for path, first in videos:
         for window in _windows(path, first):
             pixels = (
                 torch.stack([square(frame, _SIDE, "bilinear") for frame in window], dim=1)[None].to(device) / 127.5 - 1
             )
-            found.append(model(pixels, rescale=False, resize=False, return_features=True)[0].double().cpu().numpy())
+            try:
+                features = model(pixels, rescale=False, resize=False, return_features=True)[0]
+            except RuntimeError as error:
+                if is_out_of_memory(error):
+                    raise
+                told = str(error).strip().splitlines()[-1]
+                raise InputError(f"the network for FVD does not work as StyleGAN-V's I3D does ({told})") from error
+            found.append(features.double().cpu().numpy())
     return np.stack(found) if found else np.zeros((0, 0))
 
 

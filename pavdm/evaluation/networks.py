@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ _MOST_PIXELS = 224  # a side, for networks that take any size
 # CLIP's own, and ImageNet's for the others, where a folder has no preprocessor_config.json.
 _CLIP_COLOURS = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _IMAGENET_COLOURS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+# config.json's model_type.
+_CLIP_TYPES = ("clip",)
+_DINO_TYPES = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ def load_clip(folder: Path, device: torch.device) -> Encoder:
     """A CLIP model in transformers' form. Raises InputError if the folder holds none."""
     from transformers import AutoTokenizer, CLIPModel
 
-    model, tokenizer = (_load(cls, folder, "a CLIP model") for cls in (CLIPModel, AutoTokenizer))
+    model = _load(CLIPModel, folder, "a CLIP model", _CLIP_TYPES)
+    with _reading(folder, "a CLIP model"):
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     side = model.config.vision_config.image_size
     return Encoder(model.eval().to(device), tokenizer, side, *_colours(folder, _CLIP_COLOURS), device)
 
@@ -93,20 +99,35 @@ def load_dino(folder: Path, device: torch.device) -> Encoder:
     """A DINO or DINOv2 model in transformers' form. Raises InputError if the folder holds none."""
     from transformers import AutoModel
 
-    model = _load(AutoModel, folder, "a DINO model")
+    model = _load(AutoModel, folder, "a DINO model", _DINO_TYPES)
     side = min(model.config.image_size, _MOST_PIXELS)
     return Encoder(model.eval().to(device), None, side, *_colours(folder, _IMAGENET_COLOURS), device)
 
 
-def _load(cls: Any, folder: Path, what: str) -> Any:
+def _load(cls: Any, folder: Path, what: str, types: tuple[str, ...]) -> Any:
     if not folder.is_dir():
         raise InputError(
             f"{folder} is not a folder: give the folder of {what} in transformers' form (config.json, ...)"
         )
-    options = {} if "Tokenizer" in cls.__name__ else {"use_safetensors": True}
+    with _reading(folder, what):
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if (found := config.get("model_type")) not in types:
+            raise ValueError(f"its config.json says {found!r}; known are {', '.join(types)}")
+        model, about = cls.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
+        # A pooler is not read; anything else that a file lacks would be random.
+        if absent := sorted(name for name in about["missing_keys"] if not name.startswith("pooler.")):
+            raise ValueError(f"its weights lack {len(absent)} tensors, such as {absent[0]}")
+    return model
+
+
+@contextmanager
+def _reading(folder: Path, what: str) -> Iterator[None]:
+    """Errors of reading as one InputError."""
     try:
-        return cls.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError, KeyError) as error:
+        yield
+    except (AttributeError, OSError, ValueError, KeyError) as error:
         raise InputError(f"{folder} does not hold {what} that can be read: {str(error).splitlines()[0]}") from error
 
 

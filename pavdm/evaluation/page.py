@@ -192,6 +192,7 @@ def _curves(video: Measurements, axis: TimeAxis) -> str:
             video.series[measure.key],
             axis,
             video.chunks,
+            video.scored,
             video.cuts,
             from_zero=measure.key in registry.FROM_ZERO,
             digits=measure.digits,

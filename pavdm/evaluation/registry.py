@@ -191,7 +191,8 @@ SCALARS: tuple[Measure, ...] = (
         "ratio",
         "near 1",
         "Frame difference across a chunk boundary over the median frame difference inside the two chunks that meet "
-        "there, averaged over the boundaries of the new video. 1: a seam is like any other frame.",
+        "there, averaged over the boundaries of the new video. 1: a seam is like any other frame. Medians below 0.1 "
+        "levels count as 0.1, and a boundary where nothing changes by that much has no ratio.",
         "this project",
     ),
     Measure(

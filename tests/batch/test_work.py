@@ -104,3 +104,15 @@ def test_two_that_are_out_of_order_do_not_wait_for_each_other_for_ever(job, memb
 def _look(seconds, should_stop):
     if should_stop():
         raise Interrupted
+
+
+def test_a_video_that_kills_its_makers_is_given_up_until_the_next_launch(job, member, tmp_path):
+    for take in (1, 2, 3):
+        assert job.work.claim(member, {}).take == take
+        job.work.claim_file(take).write_text("a process that died without a word")
+    maker = Maker()
+    work_through([job], maker, member, lambda: False)
+    assert maker.made == 0 and job.work.failed()["error"].startswith("3 times its maker died")
+    with Member(tmp_path / "later", Launch(run="two"), {"rank": 0}) as later:
+        work_through([job], maker, later, lambda: False)
+    assert maker.made == 1 and job.work.finished() is not None

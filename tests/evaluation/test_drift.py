@@ -44,6 +44,12 @@ def test_a_checkerboard_is_all_high_frequency_and_a_slow_wave_none():
     assert fine["sharpness.mean"] == pytest.approx(800**2, rel=0.01)  # the Laplacian is +-800 everywhere
 
 
+def test_contrast_is_the_spread_of_the_light_in_the_frame():
+    halves = np.zeros((8, 16, 16, 3), np.uint8)
+    halves[:, :, 8:] = 200  # 100 above and below the mean
+    assert measure(halves).summary["contrast.mean"] == pytest.approx(100, abs=1e-3)
+
+
 def test_a_fade_to_grey_takes_the_colour_and_the_contrast_and_leaves_the_light(moving):
     frames = moving(100).astype(float)
     grey = frames @ (0.2126, 0.7152, 0.0722)

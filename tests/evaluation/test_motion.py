@@ -28,6 +28,21 @@ def test_motion_that_stops_half_way_is_not_kept_and_its_chunks_are_static(moving
     assert found.summary["static_share"] == 0.5
 
 
+def test_what_is_kept_of_the_motion_is_the_ratio_of_the_ends(moving):
+    slow = moving(121, speed=1)
+    frames = np.concatenate([slow, np.roll(moving(120, speed=2), 122, axis=2)])
+    assert measure(frames, fps=24).summary["motion_kept"] == pytest.approx(2, rel=0.1)
+    assert measure(frames[::-1], fps=24).summary["motion_kept"] == pytest.approx(0.5, rel=0.1)
+
+
+def test_the_fastest_pixels_are_those_of_what_moves(still, moving):
+    frames = still(34)
+    frames[:, 16:48, 16:80] = moving(34, speed=2, seed=3)[:, 16:48, 16:80]  # a third of the picture
+    summary = measure(frames, fps=24).summary
+    assert summary["fast_motion.mean"] == pytest.approx(100 * 2 * 24 / HEIGHT, rel=0.15)
+    assert summary["motion.mean"] == pytest.approx(summary["fast_motion.mean"] / 3, rel=0.3)
+
+
 def test_a_small_thing_that_moves_keeps_a_chunk_from_being_static(still, moving):
     frames = still(34)
     frames[:, 20:40, 20:60] = moving(34, speed=2, seed=3)[:, 20:40, 20:60]

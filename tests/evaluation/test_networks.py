@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig, Dinov2Config, Dinov2Model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    Dinov2Config,
+    Dinov2Model,
+    ViTConfig,
+    ViTModel,
+)
 
 from pavdm.cli import main
 from pavdm.errors import InputError
@@ -172,6 +182,31 @@ def test_a_folder_without_a_model_is_refused(load, tmp_path):
         load(tmp_path, CPU)
 
 
+@pytest.mark.parametrize("lost", ["visual_projection.", "text_model."])
+def test_a_clip_that_lacks_weights_is_refused_and_not_measured_with_random_ones(clip_folder, tmp_path, lost):
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith(lost)}
+    assert len(kept) < len(weights)
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=rf"its weights lack \d+ tensors, such as {lost}"):
+        load_clip(folder, CPU)
+
+
+def test_a_pooler_is_not_needed(tmp_path):
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    assert load_dino(tmp_path, CPU).images([np.zeros((40, 60, 3), np.uint8)]).shape == (1, 32)
+
+
+def test_another_kind_of_network_is_refused(clip_folder, dino_folder):
+    with pytest.raises(InputError, match=r"does not hold a DINO model .* says 'clip'"):
+        load_dino(clip_folder, CPU)
+    with pytest.raises(InputError, match=r"does not hold a CLIP model .* says 'dinov2'"):
+        load_clip(dino_folder, CPU)
+
+
 def test_frechet_distance_of_known_gaussians():
     """Closed form for independent channels: (m1 - m2)^2 + (s1 - s2)^2 each."""
     draw = np.random.default_rng(0).standard_normal((40000, 2))
@@ -213,6 +248,14 @@ def test_fvd_sees_which_method_is_nearer_to_the_real_videos(moving, tmp_path, ca
     assert "both" in capsys.readouterr().err
 
 
+def test_another_torchscript_is_no_i3d(video, tmp_path, capsys):
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "other.pt"))
+    arguments = ["eval", video, "--out", tmp_path / "r", "--i3d", tmp_path / "other.pt", "--real", video]
+    assert main([str(argument) for argument in arguments]) == 2
+    said = capsys.readouterr().err
+    assert "does not work as StyleGAN-V's I3D does" in said and "Traceback" not in said
+
+
 @pytest.fixture
 def stand_in(monkeypatch, tmp_path):
     """A module in vbench's place that scores by counting its pieces, and an empty cache folder."""
@@ -246,6 +289,21 @@ def test_vbench_runs_on_two_second_pieces_of_new_video_where_its_weights_are_the
     assert found.summary["vbench_imaging_quality"] == 0.2
     assert "vbench_imaging_quality" not in found.missing
     assert "raft-things.pth" in found.missing["vbench_dynamic_degree"]
+
+
+def test_what_vbench_runs_into_costs_only_its_own_numbers(video, stand_in, tmp_path, monkeypatch, capsys):
+    for name in FILES["imaging_quality"]:
+        (tmp_path / "cache" / name).parent.mkdir(parents=True)
+        (tmp_path / "cache" / name).touch()
+
+    def evaluate(bench, **options):
+        raise RuntimeError("a kernel is not there")
+
+    monkeypatch.setattr(sys.modules["vbench"].VBench, "evaluate", evaluate)
+    assert main(["eval", str(video), "--vbench", "--out", str(tmp_path / "r")]) == 1
+    (found,) = json.loads((tmp_path / "r" / "report.json").read_text())["videos"]
+    assert found["summary"]["seam_ratio"] is not None
+    assert f"failed: the networks' measures of {video}: a kernel is not there" in capsys.readouterr().out
 
 
 def test_vbench_is_not_even_started_where_it_would_fetch_something(video, stand_in):

@@ -97,6 +97,28 @@ def test_one_command_compares_two_methods(videos, capsys):
     assert "not measured: Latent mean drift, Latent spread drift: give the latents" in capsys.readouterr().out
 
 
+def test_the_page_shows_the_boundaries_the_worst_seams_and_what_is_missing(moving, tmp_path):
+    frames = moving(68)
+    frames[51:] = 255 - frames[51:]
+    page = write_report({"v": [measure(frames, chunk_frames=17, fps=24, pictures=True)]}, tmp_path / "r").read_text()
+    marks = re.findall(r'<path class="boundary" d="([^"]*)"', page)
+    assert len(marks) > 5 and set(marks) == {"M250.0 0V100M500.0 0V100M750.0 0V100"}  # of 1000 for 68 frames
+    worst = page[page.index("<h3>Worst seams</h3>") :]
+    assert re.findall(r"<span>(frame \d+)</span>", worst)[:2] == ["frame 50", "frame 51"]
+    missing = page[page.index("<h2>Not measured</h2>") :]
+    elsewhere = [m.name for m in registry.SCALARS if m.needs in ("clip", "dino", "vbench", "fvd", "latents")]
+    assert len(elsewhere) > 10 and all(name in missing for name in elsewhere)
+
+
+def test_the_ends_in_the_curves_are_those_that_drift_compares(moving, tmp_path):
+    for include, starts in ((False, {"M500.0", "M926.5"}), (True, {"M0.0", "M852.9"})):
+        found = measure(moving(68), chunk_frames=17, clip_frames=34, include_clip=include, fps=24)
+        page = write_report({"v": [found]}, tmp_path / str(include)).read_text()
+        luma = page[page.index("<b>Luma") :]
+        ends = luma[luma.index('class="ends"') :].partition("/>")[0]
+        assert set(re.findall(r"M[\d.]+", ends)) == starts
+
+
 def test_a_damaged_video_costs_only_its_own_numbers(videos, capsys):
     (videos / "a" / "clip1.mp4").write_bytes(b"no video " * 100)
     groups = ["--group", f"a={videos}/a/*.mp4", "--group", f"b={videos}/b/*.mp4"]
