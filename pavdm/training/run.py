@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from pavdm.errors import InputError
@@ -29,6 +30,7 @@ from pavdm.training.data.loading import items
 from pavdm.training.ema import WeightAverage
 from pavdm.training.full_state import AVERAGE, gathered, part, restore, weights_in_full
 from pavdm.training.muon import Muon
+from pavdm.training.rank_order import add_in_rank_order
 from pavdm.training.run_directory import Progress, RunDirectory, check_settings
 from pavdm.training.run_log import RunLog
 from pavdm.training.run_options import RunOptions, check_installed
@@ -279,5 +281,7 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
                     register_fsdp_forward_method(module, name)
     else:
         model = accelerator.prepare(objective)
+        if options.cpu and isinstance(model, DistributedDataParallel):
+            add_in_rank_order(model)
         prepared = accelerator.prepare(optimizer(model))
     return model, prepared

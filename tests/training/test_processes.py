@@ -55,3 +55,12 @@ def test_two_processes_train_and_go_on_as_one_does_with_twice_the_batch(
     for name, tensor in averaged.items():
         torch.testing.assert_close(tensor, reference[name], rtol=1e-3, atol=1e-6, msg=name)
     assert any(not torch.equal(averaged[name], raw[name]) for name in raw)
+
+
+def test_three_processes_that_were_stopped_end_as_three_that_were_not_bit_for_bit(tmp_path: Path) -> None:
+    """Of three summands the order matters."""
+    for out, lengths in (("whole", (4,)), ("stopped", (2, 4))):
+        for steps in lengths:
+            ran(tmp_path / out, "--batch-size", 1, "--steps", steps, processes=3)
+    for file in ("loss.jsonl", "step-000004/state.safetensors", "step-000004/model/model.safetensors"):
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes(), file
