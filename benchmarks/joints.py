@@ -17,8 +17,7 @@ import numpy as np
 
 from pavdm.clip import PIECE_FRAMES
 from pavdm.evaluation import measure
-from pavdm.training.data.world_source import HELD_OUT
-from pavdm.training.world import render
+from pavdm.training.world import HELD_OUT, render
 from pavdm.video_codecs import CODECS
 from pavdm.video_reader import read_frames
 from pavdm.video_writer import VideoWriter

@@ -13,8 +13,7 @@ from pavdm.evaluation.drift import end_length
 from pavdm.files import replacing, temporary_beside
 from pavdm.settings import Settings
 from pavdm.training import world_measure
-from pavdm.training.data.world_source import HELD_OUT
-from pavdm.training.world import draw, make_scene
+from pavdm.training.world import HELD_OUT, draw, make_scene
 from pavdm.video_writer import VideoWriter
 
 CLIP_FRAMES = 119  # 35 latents: all methods get what the one with the longest beginning takes

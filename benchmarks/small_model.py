@@ -27,8 +27,7 @@ from pavdm.evaluation.drift import end_length
 from pavdm.evaluation.reconstruction import reconstruction_psnr
 from pavdm.networks import Networks
 from pavdm.settings import Precision, Settings
-from pavdm.training.data.world_source import HELD_OUT
-from pavdm.training.world import Scene, draw, make_scene
+from pavdm.training.world import HELD_OUT, Scene, draw, make_scene
 from pavdm.training.world_measure import COLOURS, colour_areas, colours_right
 from pavdm.video_reader import read_frames
 from pavdm.video_writer import VideoWriter

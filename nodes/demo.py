@@ -6,7 +6,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from pavdm.training.world import check_clip, draw, make_scene
+from pavdm.training.world import HELD_OUT, check_clip, draw, make_scene
 
 from .host import check_interrupted, schema
 
@@ -29,7 +29,8 @@ class DemoClip(io.ComfyNode):
                     min=0,
                     max=2**31 - 1,
                     control_after_generate=True,
-                    tooltip="Decides shapes, colours, motions, background and light. Equal seeds give equal clips.",
+                    tooltip="Decides shapes, colours, motions, background and light. Equal seeds give equal clips; "
+                    "none of them was trained on.",
                 ),
                 io.Float.Input(
                     "seconds",
@@ -65,7 +66,7 @@ class DemoClip(io.ComfyNode):
     def execute(cls, seed: int, seconds: float, width: int, height: int, fps: float) -> io.NodeOutput:
         num_frames, size = max(1, round(seconds * fps)), (height, width)
         check_clip(num_frames, size, fps)
-        scene = make_scene(seed, width / height)
+        scene = make_scene(HELD_OUT + seed, width / height)
         progress = comfy.utils.ProgressBar(num_frames)
         images = torch.empty(num_frames, height, width, 3)
         for start in range(0, num_frames, FRAMES_AT_ONCE):

@@ -19,8 +19,7 @@ from pavdm.frames import to_frames, to_pixels
 from pavdm.models.checkpoint import load_stdit3, load_vae
 from pavdm.models.files import find_models
 from pavdm.options import parser, settings_from
-from pavdm.training.data.world_source import HELD_OUT
-from pavdm.training.world import draw, make_scene, render
+from pavdm.training.world import HELD_OUT, draw, make_scene, render
 from pavdm.training.world_measure import colours_right
 from pavdm.video_reader import read_frames
 

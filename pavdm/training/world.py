@@ -7,7 +7,8 @@ one, and nothing ever leaves the picture, so that colours and count can be measu
 
     frames, caption, scene = render(seed=7, num_frames=119)    # uint8 (119, 64, 96, 3), RGB
 
-Lengths are in picture heights (x to the right, y down), times in seconds, angles in turns.
+Lengths are in picture heights (x to the right, y down), times in seconds, angles in turns. Seeds below HELD_OUT are for
+training; those from HELD_OUT on are never trained on, and measure and show what was learned.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from pavdm.training.world_drawing import SHAPES, draw_background, draw_bodies, l
 
 Array = np.ndarray
 T = TypeVar("T")
+
+HELD_OUT = 1_000_000_000
 
 # Strong colours belong to shapes alone, muted ones to backgrounds: their hues and saturations never meet. Five hues are
 # far enough apart that a picture coded to latents and back, by night as by day, leaves no doubt which one it shows.

@@ -15,7 +15,8 @@ from pavdm.training.data.latent_source import LatentSource
 from pavdm.training.data.pixel_source import FileClips, FileSource, PixelSource, WorldSource
 from pavdm.training.data.raw_clip import RawClips
 from pavdm.training.data.source import Source
-from pavdm.training.data.world_source import HELD_OUT, WorldClips, piece_lengths
+from pavdm.training.data.world_source import WorldClips, piece_lengths
+from pavdm.training.world import HELD_OUT
 
 WORLD = "world"
 

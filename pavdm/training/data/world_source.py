@@ -1,7 +1,4 @@
-"""The procedural world as a source of clips: a numbered set for pre-computing, and batches without end.
-
-Seeds below HELD_OUT are for training; those from HELD_OUT on are never trained on, and measure what was learned.
-"""
+"""The procedural world as a source of clips: a numbered set for pre-computing, and batches without end."""
 
 from __future__ import annotations
 
@@ -14,10 +11,8 @@ from pavdm.errors import InputError
 from pavdm.training.chance import uniform
 from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.raw_clip import RawClip
-from pavdm.training.world import check_clip
+from pavdm.training.world import HELD_OUT, check_clip
 from pavdm.training.world_change import render_changing
-
-HELD_OUT = 1_000_000_000
 
 
 @dataclass(frozen=True)

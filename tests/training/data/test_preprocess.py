@@ -26,8 +26,8 @@ from pavdm.training.data.dataset import Bucket
 from pavdm.training.data.latent_shards import ShardFolder
 from pavdm.training.data.pixel_source import FileClips, FileSource
 from pavdm.training.data.preprocess import Job, Stopped, preprocess
-from pavdm.training.data.world_source import HELD_OUT, WorldClips, piece_lengths
-from pavdm.training.world import render
+from pavdm.training.data.world_source import WorldClips, piece_lengths
+from pavdm.training.world import HELD_OUT, render
 
 SMALL = (16, 24)
 CLIPS = WorldClips(7, (17, 34), SMALL)

@@ -17,9 +17,9 @@ from pavdm.training.data.coding import Coding, EncodedSource, Networks
 from pavdm.training.data.dataset import Bucket
 from pavdm.training.data.pixel_source import FileSource, WorldSource
 from pavdm.training.data.sources import Data, clip_source, parse_bucket, pixel_source, raw_clips
-from pavdm.training.data.world_source import HELD_OUT, WorldClips
+from pavdm.training.data.world_source import WorldClips
 from pavdm.training.task import Share
-from pavdm.training.world import render
+from pavdm.training.world import HELD_OUT, render
 from pavdm.training.world_change import render_changing
 
 SIZE = (16, 24)
