@@ -53,6 +53,23 @@ def test_clips_are_encoded_once_and_trained_on(latents: Path, tmp_path: Path) ->
     assert settings(run)["data"]["clips"] == 6
 
 
+def test_the_command_of_the_readme_trains_with_two_processes(latents: Path, tmp_path: Path) -> None:
+    """`accelerate launch` around `pavdm train` does with half the batch in each what one process does with the whole."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
+    run = ["train", *WINDOW, *RUN[:-2], "--data", str(latents), "--workers", "0", "--steps", "3", "--sample-every", "0"]
+    found = []
+    for name, processes, batch in (("one", 1, "2"), ("two", 2, "1")):
+        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        command = ["-m", "pavdm", *run, "--batch-size", batch, "--out", str(tmp_path / name)]
+        line = [sys.executable, *(launcher if processes > 1 else []), *command]
+        done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        lines = (tmp_path / name / "loss.jsonl").read_text("utf-8").splitlines()
+        found.append([json.loads(line)["loss"] for line in lines])
+    assert found[0] == pytest.approx(found[1], rel=1e-4) and len(found[0]) == 3
+    assert load_stdit3(tmp_path / "two" / "step-000003" / "model")
+
+
 def test_clips_are_encoded_while_they_are_trained_on_and_other_encoders_are_another_run(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
