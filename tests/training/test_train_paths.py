@@ -72,6 +72,25 @@ def test_clips_are_encoded_while_they_are_trained_on_and_other_encoders_are_anot
         assert "data" in (error := capsys.readouterr().err) and error.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--like", "tiny", "--steps", "1", "--data", "NAME"],
+        ["train", "--like", "tiny", "--steps", "1", "--data", "NAME", "--what", "vae", "--bucket", "32x48:17"],
+        ["train", "--like", "tiny", "--steps", "1", "--data", "NAME", "--what", "text-encoder"],
+        ["preprocess", "NAME"],
+    ],
+)
+@pytest.mark.parametrize("name", ["clips", "clips.csv"])
+def test_a_name_at_which_nothing_is_does_not_send_the_user_to_other_options(
+    tmp_path: Path, command: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = str(tmp_path / name)
+    typed = [name if word == "NAME" else word for word in command]
+    assert cli.main([*typed, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: there is nothing at {name}: ")
+
+
 def test_the_estimate_is_that_of_the_largest_clips(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
