@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
+from pavdm.parallel.launch import is_leader
 from pavdm.training.start_options import memory_of, open_clips, precision_of
 
 if TYPE_CHECKING:
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
     from pavdm.training.stdit.noising import Noising
     from pavdm.training.stdit.samples import Sampler
     from pavdm.training.stdit.task import STDiTTask
+    from pavdm.training.stdit.windows import TrainingWindows
     from pavdm.training.task import Plan
+
+logger = logging.getLogger(__name__)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +175,7 @@ def _half_frozen(options: argparse.Namespace) -> bool:
 
 
 def _fitting_clips(options: argparse.Namespace, config: STDiT3Config) -> Source:
-    """The clips of --data. Raises InputError if a network of this shape cannot read them."""
+    """The clips of --data. Raises InputError if a network of this shape cannot read them, or no window be cut."""
     source = open_clips(options)
     for what, ours, theirs in (
         ("latents with {} channels", config.in_channels, source.channels),
@@ -180,7 +186,40 @@ def _fitting_clips(options: argparse.Namespace, config: STDiT3Config) -> Source:
                 f"this network reads {what.format(ours)}, and {options.data} gives {what.format(theirs)}: encode the "
                 "clips with the VAE and the text encoder that belong to the network"
             )
+    if options.objective == "progressive":
+        _check_lengths(options, [extent.shape[1] for extent in source.extents()])
     return source
+
+
+def _check_lengths(options: argparse.Namespace, lengths: Sequence[int]) -> None:
+    """Raise InputError if clips of these `lengths`, in latents, are too short for their windows, which would end the
+    run at the first of them; tell which windows no clip is long enough for."""
+    windows = windows_from(options)
+    if min(lengths) < windows.least_latents:
+        raise InputError(
+            f"the windows to train need clips of at least {windows.least_latents} latents, and {options.data} gives "
+            f"some of {min(lengths)} (17 frames are 5 latents, a picture is 1): give longer ones alone, a smaller "
+            "--chunk or --window-chunks, or --objective whole-clip, which takes any length"
+        )
+    if is_leader():
+        for sentence in _untrained(options, windows, max(lengths)):
+            logger.warning(sentence)
+
+
+def _untrained(options: argparse.Namespace, windows: TrainingWindows, longest: int) -> Iterator[str]:
+    """What is never trained with clips of at most `longest` latents, in sentences."""
+    full, longer = (windows.latents(options.window_chunks + more) for more in (0, 1))
+    if longest < full:
+        yield f"the full window of {full} latents is never trained: the longest clips have {longest}"
+    if options.resampled_share and options.text_only_share == 1:
+        yield "--resampled-share applies to no window: with --text-only-share 1 none has a clean chunk"
+    elif options.resampled_share and longest < longer:
+        partial = options.partial_share > 0 and not options.no_variable_length
+        where = "shorter windows alone" if partial and longest >= windows.latents(2) else "no window"
+        yield (
+            f"--resampled-share applies to {where}: a full one needs clips of {longer} latents, and the longest have "
+            f"{longest}"
+        )
 
 
 def schedule_from(options: argparse.Namespace) -> Schedule:
@@ -224,13 +263,18 @@ def noising_from(options: argparse.Namespace) -> Noising:
     from pavdm.training.stdit.frame_masks import FrameMasks
     from pavdm.training.stdit.noising import ProgressiveWindows, WholeClips
     from pavdm.training.stdit.objective import WholeClipTimesteps
-    from pavdm.training.stdit.windows import TrainingWindows
 
     transform = not options.no_timestep_transform
     if options.objective == "whole-clip":
         masks = FrameMasks() if options.frame_masks == "open-sora" else None
         return WholeClips(WholeClipTimesteps(options.timesteps), masks, transform)
-    windows = TrainingWindows(
+    return ProgressiveWindows(windows_from(options), transform)
+
+
+def windows_from(options: argparse.Namespace) -> TrainingWindows:
+    from pavdm.training.stdit.windows import TrainingWindows
+
+    return TrainingWindows(
         schedule_from(options),
         pattern=options.noise_pattern,
         variance_scale=options.variance_scale,
@@ -240,7 +284,6 @@ def noising_from(options: argparse.Namespace) -> Noising:
         text_only_share=options.text_only_share,
         resampled_share=options.resampled_share,
     )
-    return ProgressiveWindows(windows, transform)
 
 
 def _sampler(options: argparse.Namespace) -> Sampler | None:
