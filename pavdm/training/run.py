@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -25,6 +25,7 @@ from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
 from pavdm.errors import InputError
+from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.loading import items
 from pavdm.training.ema import WeightAverage
 from pavdm.training.full_state import AVERAGE, gathered, part, restore, weights_in_full
@@ -57,6 +58,7 @@ def train(
     options: RunOptions,
     out: Path,
     *,
+    skipped: Sequence[Skipped] = (),
     should_stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
 ) -> Path:
@@ -64,6 +66,7 @@ def train(
 
     Goes on from the newest checkpoint in `out`. On one machine's CPU, a run that was killed and one that was not give
     the same losses and weights, bit for bit. The optimizer has all parameters of the objective that require gradients.
+    skipped: files that the task does not train on, for the list in `out`.
 
     Raises RunInterrupted, with a checkpoint written, when `should_stop` answered True in any process; InputError for a
     folder made with other settings, a full disk, or a loss that is no number any more.
@@ -84,7 +87,10 @@ def train(
         raise InputError(f"accelerate cannot train like this: {error}") from error
     try:
         with ExitStack() as stack:
-            return _Run(accelerator, task, options, out, quiet, stack).train(should_stop)
+            run = _Run(accelerator, task, options, out, quiet, stack)
+            if run.main:
+                run.directory.list_skipped(skipped)
+            return run.train(should_stop)
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps it for the life of the process

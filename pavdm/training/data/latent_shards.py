@@ -27,9 +27,9 @@ from pavdm.errors import InputError
 from pavdm.files import replacing
 from pavdm.models.header import read_header
 from pavdm.models.write import write_safetensors
-from pavdm.training.data.clip_list import Skipped, write_skipped
+from pavdm.training.data.clip_list import SKIPPED, Skipped, write_skipped
 
-SETTINGS, INDEX, SKIPPED = "settings.json", "index.json", "skipped.csv"
+SETTINGS, INDEX = "settings.json", "index.json"
 FORMAT = 1
 
 

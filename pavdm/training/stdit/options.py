@@ -120,7 +120,7 @@ def plan(options: argparse.Namespace) -> Plan:
             sampler=sampler,
         )
 
-    return Plan(make, lambda: _estimate(options, config, source))
+    return Plan(make, lambda: _estimate(options, config, source), () if source is None else source.skipped)
 
 
 def _config(options: argparse.Namespace) -> STDiT3Config:

@@ -239,18 +239,7 @@ def test_pictures_of_a_named_bucket_are_cropped_to_what_is_decoded_of_them(tmp_p
     assert torch.isfinite(task.objective(batch)[0])
 
 
-def test_files_that_are_left_out_are_listed_in_the_run_and_long_buckets_are_refused(tmp_path: Path, capsys):
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    for number in range(2):
-        Image.new("RGB", (48, 32), (40 * number, 90, 200)).save(clips / f"{number}.png")
-        (clips / f"{number}.txt").write_text("a colour", "utf-8")
-    (clips / "broken.png").write_text("no picture", "utf-8")
-    (clips / "broken.txt").write_text("nothing", "utf-8")
-    out = tmp_path / "run"
-    command = ["train", "--what", "vae", "--like", "tiny", "--data", str(clips), "--out", str(out), "--steps", "1"]
-    command += ["--part", "spatial", "--batch-size", "2", "--workers", "0", "--cpu", "--quiet", "--warmup", "0"]
-    assert cli.main([*command, "--bucket", "32x48:1"]) == 0
-    assert "broken.png" in (out / "skipped.csv").read_text("utf-8")
-    assert cli.main([*command, "--bucket", "32x48:34"]) == 2
+def test_buckets_longer_than_a_piece_are_refused(tmp_path: Path, capsys):
+    command = ["train", "--what", "vae", "--like", "tiny", "--data", str(tmp_path), "--steps", "1", "--cpu"]
+    assert cli.main([*command, "--out", str(tmp_path / "run"), "--bucket", "32x48:34"]) == 2
     assert "1 to 17, got 34" in capsys.readouterr().err
