@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from memory_source import MemorySource
 from safetensors.torch import load_file
 
 from pavdm import cli
-from pavdm.models.checkpoint import load_stdit3
+from pavdm.models.checkpoint import load_stdit3, save_vae
+from pavdm.models.vae import VideoVAE, initialize_weights
+from pavdm.new_model import PRESETS
 from pavdm.options import parser
 from pavdm.training import options as training_options
 from pavdm.training.stdit import options as stdit_options
@@ -300,6 +303,25 @@ def test_what_makes_no_run_is_said_in_a_sentence(
     assert cli.main(["train", *typed, *CPU, "--steps", "1", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error
+
+
+def test_samples_that_could_not_be_made_are_refused_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = PRESETS["tiny"].vae
+    wide = replace(tiny, temporal=replace(tiny.temporal, embed_dim=5), scale=(1.0,) * 5, shift=(0.0,) * 5)
+    vae = VideoVAE(wide)
+    initialize_weights(vae, torch.Generator().manual_seed(0))
+    save_vae(vae, tmp_path)
+    command = ["train", *SMALL, "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"]
+    for typed, said in (
+        (["--sample-vae", str(tmp_path)], "latents with 4 channels, and the VAE in"),
+        (["--sample-chunks", "0"], "--sample-chunks must be at least 1: got 0"),
+        (["--sample-guidance", "nan"], "--sample-guidance must be a finite number: got nan"),
+    ):
+        assert cli.main([*command, *typed]) == 2
+        assert said in capsys.readouterr().err
+        assert cli.main([*command, *typed, "--sample-every", "0"]) == 0
 
 
 def test_a_run_that_would_change_its_settings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

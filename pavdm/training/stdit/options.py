@@ -103,7 +103,8 @@ def plan(options: argparse.Namespace) -> Plan:
         raise InputError("--lora-alpha belongs to a LoRA: add --lora RANK, or leave it out")
     if options.lora is not None and options.start is None and not options.dry_run:
         raise InputError("a LoRA changes a trained network: say which with --from PATH")
-    config, noising, sampler = _config(options), noising_from(options), _sampler(options)
+    config, noising = _config(options), noising_from(options)
+    sampler = _sampler(options, config)
     source = None if options.dry_run and options.data is None else _fitting_clips(options, config)
 
     def make() -> STDiTTask:
@@ -286,13 +287,25 @@ def windows_from(options: argparse.Namespace) -> TrainingWindows:
     )
 
 
-def _sampler(options: argparse.Namespace) -> Sampler | None:
+def _sampler(options: argparse.Namespace, config: STDiT3Config) -> Sampler | None:
+    """Makes the samples. Raises InputError for options that would end the run at the first of them."""
     from pavdm.models.checkpoint import load_vae
     from pavdm.training.stdit.samples import Sampler
 
     if not options.sample_every:
         return None
+    if options.sample_chunks < 1:
+        raise InputError(
+            f"--sample-chunks must be at least 1: got {options.sample_chunks}; --sample-every 0 makes none"
+        )
+    if not math.isfinite(options.sample_guidance):
+        raise InputError(f"--sample-guidance must be a finite number: got {options.sample_guidance}")
     vae = None if options.sample_vae is None else load_vae(options.sample_vae)
+    if vae is not None and vae.config.temporal.embed_dim != config.in_channels:
+        raise InputError(
+            f"this network makes latents with {config.in_channels} channels, and the VAE in {options.sample_vae} "
+            f"decodes {vae.config.temporal.embed_dim}: give the --sample-vae that belongs to the network"
+        )
     return Sampler(
         schedule_from(options),
         options.sample_chunks,
