@@ -245,6 +245,22 @@ def test_a_lora_of_the_published_network_is_estimated_to_fit_24_gib(
     assert 2 * 1.12e9 / 2**30 < gib(said, "  weights") < gib(said, "in all") < 24
 
 
+@pytest.mark.parametrize(
+    ("typed", "latents"), [([], 35), (["--window-chunks", "3"], 20), (["--objective", "whole-clip"], 30)]
+)
+def test_an_estimate_without_clips_is_that_of_the_whole_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], latents: int, capsys
+) -> None:
+    clips = MemorySource(latents, size=(240, 426), batch_size=1)
+    monkeypatch.setattr(stdit_options, "open_clips", lambda options: clips)
+    command = ["train", "--like", "tiny", *typed, "--dry-run", "--steps", "1", "--out", str(tmp_path / "run")]
+    found = []
+    for data in ([], ["--data", "world"]):
+        assert cli.main([*command, *data]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
+
+
 def test_a_lora_keeps_its_base_in_the_precision_that_accelerate_was_launched_with(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -93,7 +93,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace) -> Plan:
     """Raises InputError for options that contradict each other, data that the network does not read, and files that
-    are missing or no networks. A dry run needs no data: its estimate is then that of a 240p clip of 102 frames."""
+    are missing or no networks. A dry run needs no data: its estimate is then that of the full window, or of whole
+    clips of 102 frames, at 240p."""
     from pavdm.training.stdit.task import STDiTTask
     from pavdm.training.task import Plan
 
@@ -156,14 +157,16 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
         return network
 
     simulated = network(torch.float32)
-    longest = 10**9 if options.objective == "whole-clip" else schedule_from(options).window_latents
-    extents = [Extent(options.batch_size, (config.in_channels, 30, 30, 53), (240, 426))]
+    whole = options.objective == "whole-clip"
+    window = schedule_from(options).window_latents
     if source is not None:
         extents = list(source.extents())
+    else:
+        extents = [Extent(options.batch_size, (config.in_channels, 30 if whole else window, 30, 53), (240, 426))]
 
     def shown(extent: Extent) -> tuple[int, ...]:
         channels, latents, height, width = extent.shape
-        return extent.batch_size, channels, min(latents, longest), height, width
+        return extent.batch_size, channels, latents if whole else min(latents, window), height, width
 
     largest = max(extents, key=lambda extent: math.prod(shown(extent)))
     example = stand_in(shown(largest), config.model_max_length, config.caption_channels, largest.size)
