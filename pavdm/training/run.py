@@ -166,6 +166,8 @@ class _Run:
         options = self.options
         batches = self._batches()
         saved = self.done
+        if self._is_sample_missing():
+            self._sample(self.done)
         for step in range(self.done, options.steps):
             stop = self._step(step, batches, should_stop)
             done = step + 1
@@ -173,7 +175,7 @@ class _Run:
             if last or stop or (options.save_every and done % options.save_every == 0):
                 self._save(done)
                 saved = done
-            if options.sample_every and (last or done % options.sample_every == 0):
+            if self._is_sampled(done):
                 self._sample(done)
             if stop and not last:
                 raise RunInterrupted(self.directory.checkpoint(saved), done)
@@ -239,6 +241,17 @@ class _Run:
             self.directory.keep(self.options.keep)
         self.accelerator.wait_for_everyone()
 
+    def _is_sampled(self, done: int) -> bool:
+        every = self.options.sample_every
+        return every > 0 and (done == self.options.steps or done % every == 0)
+
+    def _is_sample_missing(self) -> bool:
+        """Whether the run ended between its newest checkpoint and the sample of that step. The main process tells all:
+        another would perhaps look when that one has made it already."""
+        missing = self.main and self.done > 0 and self._is_sampled(self.done)
+        told = torch.tensor([float(missing and not self.directory.has_sample(self.done))])
+        return bool(self.accelerator.reduce(told.to(self.accelerator.device), "sum").item())
+
     def _sample(self, done: int) -> None:
         if self.average is None:
             weights = weights_in_full(self.model)
@@ -246,9 +259,8 @@ class _Run:
             with self.average.in_place():
                 weights = {name: tensor.clone() for name, tensor in weights_in_full(self.model).items()}
         if self.main:
-            folder = self.directory.directory / "samples"
-            folder.mkdir(exist_ok=True)
-            self.task.sample(folder, done, self._of_network(weights))
+            self.directory.samples.mkdir(exist_ok=True)
+            self.task.sample(self.directory.samples, done, self._of_network(weights))
         self.accelerator.wait_for_everyone()
 
     def _of_network(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

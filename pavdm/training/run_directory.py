@@ -54,6 +54,7 @@ class RunDirectory:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.samples = directory / "samples"
 
     def make(self) -> None:
         """Make the folder, and remove what a killed run left half-written."""
@@ -79,6 +80,10 @@ class RunDirectory:
 
     def checkpoint(self, step: int) -> Path:
         return self.directory / step_name(step)
+
+    def has_sample(self, step: int) -> bool:
+        """Whether there is a finished one: half a video is `step-000123.partial.mp4`."""
+        return any(path.stem == step_name(step) for path in self.samples.glob("*"))
 
     def newest(self) -> Progress | None:
         """Progress of the newest checkpoint, None where there is none. Raises InputError if it is damaged."""

@@ -98,7 +98,7 @@ class Task(Protocol):
         ...
 
     def sample(self, directory: Path, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Write something to look at into `directory`, made with `weights`; its name begins with `step-000123`.
+        """Write something to look at into `directory`, made with `weights`: `step-000123` with an ending of its kind.
 
         Runs in the first process alone: no collective operation, so on a copy of the network.
         """
