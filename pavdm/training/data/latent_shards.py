@@ -121,6 +121,12 @@ def write_index(folder: Path, settings: Mapping[str, Any], shards: Sequence[Shar
         temporary.write_text(json.dumps(content, separators=(",", ":")) + "\n", "utf-8")
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes left of shards. Only of a complete folder, where no process writes one any more."""
+    for path in folder.glob(".shard-*.tmp"):
+        path.unlink(missing_ok=True)  # another process may do the same
+
+
 class ShardFolder:
     """A finished folder of shards. Tensors come as views of the mapped files: nothing is read before it is used.
 
