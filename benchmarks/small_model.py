@@ -90,7 +90,8 @@ def share_right(jobs: list[tuple[Settings, str]], networks: Networks, say: Calla
 def going_on(folder: Path, count: int, networks: Networks, say: Callable[[str], None]) -> list[tuple[str, str]]:
     """Rows of the table: colours, motion and seams of clips that go on for LONG_SECONDS, with any number of shapes.
 
-    Colours are those of the last 15 % of the new video: a frame is right if it shows exactly the scene's.
+    Colours are those of the last 15 % of the new video: a frame is right if it shows exactly the scene's. A video that
+    begins without motion keeps none, and is left out of the median.
     """
     height, width = small_model.SIZE
     right, kept, seams = [], [], []
@@ -104,13 +105,17 @@ def going_on(folder: Path, count: int, networks: Networks, say: Callable[[str], 
         last = end_length(round(LONG_SECONDS * small_model.FPS))
         right.append(colours_right(np.stack(list(read_frames(out))[-last:]), scene))
         found = measure(out).summary
-        kept.append(found["motion_kept"])
+        motion = "none to keep"
+        if found["motion_kept"] is not None:
+            kept.append(found["motion_kept"])
+            motion = f"{kept[-1]:.0%}"
         seams.append(found["seam_ratio"])
-        say(f"[{number + 1}/{count}] {out.name}: colours {right[-1]:.0%}, motion {kept[-1]:.0%}, seam {seams[-1]:.2f}")
+        say(f"[{number + 1}/{count}] {out.name}: colours {right[-1]:.0%}, motion {motion}, seam {seams[-1]:.2f}")
     enough = sum(share >= MOTION_KEPT for share in kept)
+    median = f"{np.median(kept):.0%}" if kept else "-"
     return [
         ("20 s after a clip, frames of the last 3 s with exactly its colours", f"{np.mean(right):.0%}"),
-        ("20 s after a clip, motion of the last 5 s over the first 5, median", f"{np.median(kept):.0%}"),
+        ("20 s after a clip, motion of the last 5 s over the first 5, median", median),
         (f"20 s after a clip, videos that keep at least {MOTION_KEPT:.0%} of the motion", f"{enough / count:.0%}"),
         ("20 s after a clip, seam ratio, mean and worst video", f"{np.mean(seams):.2f} ({max(seams):.2f})"),
     ]

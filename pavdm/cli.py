@@ -210,7 +210,9 @@ def _run_train(options: argparse.Namespace) -> int:
 
     with asked_to_stop("this step") as should_stop:
         try:
-            checkpoint = train(plan.make(), run, options.out, should_stop=should_stop, quiet=options.quiet)
+            checkpoint = train(
+                plan.make(), run, options.out, skipped=plan.skipped, should_stop=should_stop, quiet=options.quiet
+            )
         except RunInterrupted as stopped:
             if main_process:
                 kept = f"{stopped}; the same command goes on from {stopped.checkpoint}"

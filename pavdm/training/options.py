@@ -7,11 +7,13 @@ them.
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pavdm.errors import InputError
+from pavdm.parallel.launch import is_leader
 from pavdm.training import tasks
 from pavdm.training.start_options import add_data_options, add_start_options
 from pavdm.training.unused import refuse_unused
@@ -19,6 +21,8 @@ from pavdm.training.unused import refuse_unused
 if TYPE_CHECKING:
     from pavdm.training.run_options import RunOptions
     from pavdm.training.task import Plan
+
+logger = logging.getLogger(__name__)
 
 EPILOG = """\
 Several processes, on CPUs, too: accelerate launch --multi_gpu --num_processes 8 -m pavdm train ... (accelerate's own
@@ -43,14 +47,26 @@ def add_train_command(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def plan_from(options: argparse.Namespace) -> Plan:
-    """The training that was asked for, its options and data found fit. Raises InputError if they are not."""
+    """The training that was asked for, its options and data found fit. Raises InputError if they are not.
+
+    Tells how many files are left out. Writes nothing.
+    """
+    from pavdm.training.data.clip_list import SKIPPED
+
     everything = argparse.ArgumentParser(add_help=False)
     _add_options(everything)
     defaults = vars(everything.parse_args(["--out", "", "--steps", "1"]))
     refuse_unused(options, defaults, tasks.owners())
     if options.seed < 0:
         raise InputError(f"--seed must be at least 0: got {options.seed}")
-    return tasks.TASKS[options.what].plan(options)
+    plan = tasks.TASKS[options.what].plan(options)
+    if plan.skipped and is_leader():
+        first = plan.skipped[0]
+        logger.warning(
+            "%d files are left out, such as %s (%s); the run lists them in %s",
+            *(len(plan.skipped), first.path, first.reason, options.out / SKIPPED),
+        )
+    return plan
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from pavdm.errors import InputError
+from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.loading import items
 from pavdm.training.ema import WeightAverage
 from pavdm.training.full_state import AVERAGE, gathered, part, restore, weights_in_full
@@ -59,6 +60,7 @@ def train(
     options: RunOptions,
     out: Path,
     *,
+    skipped: Sequence[Skipped] = (),
     should_stop: Callable[[], bool] = lambda: False,
     quiet: bool = False,
 ) -> Path:
@@ -66,6 +68,7 @@ def train(
 
     Goes on from the newest checkpoint in `out`. On one machine's CPU, a run that was killed and one that was not give
     the same losses and weights, bit for bit. The optimizer has all parameters of the objective that require gradients.
+    skipped: files that the task does not train on, for the list in `out`.
 
     Raises RunInterrupted, with a checkpoint written, when `should_stop` answered True in any process; InputError for a
     folder made with other settings, a full disk, or a loss that is no number any more.
@@ -86,7 +89,10 @@ def train(
         raise InputError(f"accelerate cannot train like this: {error}") from error
     try:
         with ExitStack() as stack:
-            return _Run(accelerator, task, options, out, quiet, stack).train(should_stop)
+            run = _Run(accelerator, task, options, out, quiet, stack)
+            if run.main:
+                run.directory.list_skipped(skipped)
+            return run.train(should_stop)
     finally:
         accelerator.end_training()
         AcceleratorState._reset_state(reset_partial_state=True)  # accelerate keeps it for the life of the process
@@ -162,6 +168,8 @@ class _Run:
         options = self.options
         batches = self._batches()
         saved = self.done
+        if self._is_sample_missing():
+            self._sample(self.done)
         for step in range(self.done, options.steps):
             stop = self._step(step, batches, should_stop)
             done = step + 1
@@ -169,7 +177,7 @@ class _Run:
             if last or stop or (options.save_every and done % options.save_every == 0):
                 self._save(done)
                 saved = done
-            if options.sample_every and (last or done % options.sample_every == 0):
+            if self._is_sampled(done):
                 self._sample(done)
             if stop and not last:
                 raise RunInterrupted(self.directory.checkpoint(saved), done)
@@ -235,6 +243,17 @@ class _Run:
             self.directory.keep(self.options.keep)
         self.accelerator.wait_for_everyone()
 
+    def _is_sampled(self, done: int) -> bool:
+        every = self.options.sample_every
+        return every > 0 and (done == self.options.steps or done % every == 0)
+
+    def _is_sample_missing(self) -> bool:
+        """Whether the run ended between its newest checkpoint and the sample of that step. The main process tells all:
+        another would perhaps look when that one has made it already."""
+        missing = self.main and self.done > 0 and self._is_sampled(self.done)
+        told = torch.tensor([float(missing and not self.directory.has_sample(self.done))])
+        return bool(self.accelerator.reduce(told.to(self.accelerator.device), "sum").item())
+
     def _sample(self, done: int) -> None:
         if self.average is None:
             weights = weights_in_full(self.model)
@@ -242,9 +261,8 @@ class _Run:
             with self.average.in_place():
                 weights = {name: tensor.clone() for name, tensor in weights_in_full(self.model).items()}
         if self.main:
-            folder = self.directory.directory / "samples"
-            folder.mkdir(exist_ok=True)
-            self.task.sample(folder, done, self._of_network(weights))
+            self.directory.samples.mkdir(exist_ok=True)
+            self.task.sample(self.directory.samples, done, self._of_network(weights))
         self.accelerator.wait_for_everyone()
 
     def _of_network(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@
     OUT/step-000123/state.safetensors    weights, average and optimizer, in full precision, to go on from
     OUT/step-000123/progress.json        the step, the settings, the scale of fp16
     OUT/loss.jsonl                       one line per step (`pavdm.training.run_log`)
+    OUT/skipped.csv                      files that are not trained on, and why, if there are any
     OUT/samples/, OUT/tensorboard/
 
 A checkpoint is written under a temporary name and renamed when it is whole, so the newest one there can be used.
@@ -17,7 +18,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from torch import Tensor
 
 from pavdm.errors import InputError
 from pavdm.models.write import write_json, write_state_dict
+from pavdm.training.data.clip_list import SKIPPED, Skipped, write_skipped
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -52,6 +54,7 @@ class RunDirectory:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.samples = directory / "samples"
 
     def make(self) -> None:
         """Make the folder, and remove what a killed run left half-written."""
@@ -63,6 +66,11 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"cannot write to the run's folder {self.directory}: {error.strerror or error}") from error
 
+    def list_skipped(self, skipped: Sequence[Skipped]) -> None:
+        """List what is not trained on, if there is any. Raises InputError if it cannot be written."""
+        if skipped:
+            write_skipped(self.directory / SKIPPED, skipped)
+
     def steps(self) -> list[int]:
         """Steps of the checkpoints there, rising."""
         if not self.directory.is_dir():
@@ -72,6 +80,10 @@ class RunDirectory:
 
     def checkpoint(self, step: int) -> Path:
         return self.directory / step_name(step)
+
+    def has_sample(self, step: int) -> bool:
+        """Whether there is a finished one: half a video is `step-000123.partial.mp4`."""
+        return any(path.stem == step_name(step) for path in self.samples.glob("*"))
 
     def newest(self) -> Progress | None:
         """Progress of the newest checkpoint, None where there is none. Raises InputError if it is damaged."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from pavdm.training.data.source import Source
     from pavdm.training.data.sources import Data
     from pavdm.training.memory import MemoryEstimate
-
-logger = logging.getLogger(__name__)
 
 SIZES = ("tiny", "small", "xl")
 
@@ -82,16 +79,9 @@ def data_of(options: argparse.Namespace) -> Data:
 
 def open_pixels(options: argparse.Namespace) -> PixelSource:
     """Clips in pixels. Raises InputError if --data names none."""
-    from pavdm.training.data.clip_list import write_skipped
-    from pavdm.training.data.latent_shards import SKIPPED
     from pavdm.training.data.sources import pixel_source
 
-    source = pixel_source(data_of(options), options.batch_size, options.seed)
-    if source.skipped and os.environ.get("RANK", "0") == "0":
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_skipped(options.out / SKIPPED, source.skipped)
-        logger.warning("%d files are left out: %s says why", len(source.skipped), options.out / SKIPPED)
-    return source
+    return pixel_source(data_of(options), options.batch_size, options.seed)
 
 
 def open_clips(options: argparse.Namespace) -> Source:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
+    from pavdm.training.data.clip_list import Skipped
     from pavdm.training.memory import MemoryEstimate
 
 
@@ -97,7 +98,7 @@ class Task(Protocol):
         ...
 
     def sample(self, directory: Path, step: int, weights: Mapping[str, Tensor]) -> None:
-        """Write something to look at into `directory`, made with `weights`; its name begins with `step-000123`.
+        """Write something to look at into `directory`, made with `weights`: `step-000123` with an ending of its kind.
 
         Runs in the first process alone: no collective operation, so on a copy of the network.
         """
@@ -107,7 +108,8 @@ class Task(Protocol):
 @dataclass(frozen=True)
 class Plan:
     """A training whose options and data were found fit. make: reads or makes the weights. estimate: the memory that a
-    step takes at most, None for networks that need little."""
+    step takes at most, None for networks that need little. skipped: files that are not trained on."""
 
     make: Callable[[], Task]
     estimate: Callable[[], MemoryEstimate] | None = None
+    skipped: Sequence[Skipped] = ()

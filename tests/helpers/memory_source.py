@@ -26,6 +26,7 @@ class MemorySource(Dataset[Clips]):
     """
 
     channels, text_width = CHANNELS, WIDTH
+    skipped = ()
 
     def __init__(
         self, latents: int = 10, size: tuple[int, int] = (32, 48), batch_size: int = 2, signal_at: int | None = None

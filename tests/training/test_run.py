@@ -72,6 +72,27 @@ def test_a_killed_and_resumed_run_ends_as_one_that_was_not_bit_for_bit(tmp_path:
     assert (tmp_path / "loss.jsonl").read_bytes() == (unbroken / "loss.jsonl").read_bytes()
 
 
+@pytest.mark.parametrize("step", [3, 6])
+def test_a_run_killed_before_a_sample_makes_it_when_it_goes_on(tmp_path: Path, unbroken: Path, step: int) -> None:
+    class Killed(Exception):
+        pass
+
+    class Unsampled(ToyTask):
+        def sample(self, directory: Path, step: int, weights: Any) -> None:
+            (directory / f"step-{step:06d}.partial.txt").touch()
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(tmp_path, Unsampled(), save_every=3, sample_every=step)
+    name = f"step-{step:06d}"
+    last = trained(tmp_path, save_every=3, sample_every=step)
+    assert (tmp_path / "samples" / f"{name}.txt").read_bytes() == (unbroken / "samples" / f"{name}.txt").read_bytes()
+    assert (last / "state.safetensors").read_bytes() == (unbroken / last.name / "state.safetensors").read_bytes()
+    (tmp_path / "samples" / f"{name}.txt").write_text("looked at")
+    trained(tmp_path, save_every=3, sample_every=step)
+    assert (tmp_path / "samples" / f"{name}.txt").read_text() == "looked at", "it was there"
+
+
 def test_two_processes_do_what_one_does_with_twice_the_batch(tmp_path: Path, unbroken: Path) -> None:
     launcher = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")  # the task says: CPU
     done = command(tmp_path, "--batch-size", 1, launcher=launcher)

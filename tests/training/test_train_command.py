@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ from memory_source import MemorySource
 from safetensors.torch import load_file
 
 from pavdm import cli
-from pavdm.models.checkpoint import load_stdit3
+from pavdm.models.checkpoint import load_stdit3, save_vae
+from pavdm.models.vae import VideoVAE, initialize_weights
+from pavdm.new_model import PRESETS
 from pavdm.options import parser
 from pavdm.training import options as training_options
 from pavdm.training.stdit import options as stdit_options
+from pavdm.training.task import Extent
 from pavdm.video_reader import probe
 
 CPU = ["--cpu", "--workers", "0", "--quiet", "--warmup", "0", "--learning-rate", "1e-3"]
@@ -162,6 +166,71 @@ def test_options_that_would_change_nothing_or_fit_nothing_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("latents", "typed", "said"),
+    [
+        (5, [], "need clips of at least 10 latents, and world gives some of 5"),
+        (34, ["--no-variable-length"], "at least 35 latents, and world gives some of 34"),
+        (9, ["--text-only-share", "0.5"], "at least 10 latents"),
+    ],
+)
+def test_clips_too_short_for_a_window_end_no_run_in_its_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, latents: int, typed: list[str], said: str, capsys
+) -> None:
+    class Mixed(MemorySource):
+        def extents(self) -> list[Extent]:
+            return [*MemorySource(50).extents(), *super().extents()]
+
+    monkeypatch.setattr(stdit_options, "open_clips", lambda options: Mixed(latents))
+    run = ["train", "--like", "tiny", "--data", "world", "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"]
+    assert cli.main([*run, *typed]) == 2
+    assert said in capsys.readouterr().err
+    for also in (["--objective", "whole-clip"], ["--chunk", "2", "--text-only-share", "1"]):
+        assert cli.main([*run, *also]) == 0
+
+
+@pytest.mark.parametrize(
+    ("latents", "typed", "said"),
+    [
+        (34, [], ["full window of 35 latents is never trained: the longest clips have 34"]),
+        (35, [], []),
+        (40, ["--resampled-share", "1"], []),
+        (39, ["--resampled-share", "1"], ["to shorter windows alone: a full one needs clips of 40 latents"]),
+        (39, ["--resampled-share", "1", "--no-variable-length"], ["to no window: a full one needs clips of 40"]),
+        (39, ["--resampled-share", "1", "--partial-share", "0"], ["to no window"]),
+        (10, ["--resampled-share", "1"], ["full window of 35 latents", "to no window"]),
+        (40, ["--resampled-share", "1", "--text-only-share", "1"], ["--text-only-share 1 none has a clean chunk"]),
+        (30, ["--text-only-share", "1"], []),
+        (102 // 17 * 5, ["--window-chunks", "3", "--denoise-steps", "15", "--resampled-share", "0.5"], []),
+    ],
+)
+def test_windows_that_no_clip_is_long_enough_for_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog, latents: int, typed: list[str], said: list[str]
+) -> None:
+    monkeypatch.setattr(stdit_options, "open_clips", lambda options: MemorySource(latents))
+    run = ["train", "--like", "tiny", "--data", "world", "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"]
+    assert cli.main([*run, *typed]) == 0
+    assert len(caplog.messages) == len(said)
+    assert all(words in message for words, message in zip(said, caplog.messages, strict=True))
+
+
+@pytest.mark.parametrize("latents", [4, 6, 8, 12, 14, 16])
+@pytest.mark.parametrize(
+    "typed", [[], ["--partial-share", "0"], ["--window-chunks", "1"], ["--text-only-share", "0.9"]]
+)
+def test_what_is_told_of_windows_is_what_chance_gives(latents: int, typed: list[str]) -> None:
+    run = ["train", "--steps", "1", "--out", "run", "--chunk", "2", "--resampled-share", "1"]
+    read = parser().parse_args([*run, *typed])
+    windows = stdit_options.windows_from(read)
+    told = "; ".join(stdit_options._untrained(read, windows, latents))
+    plans = [windows.plan(latents, torch.Generator().manual_seed(seed)) for seed in range(300)]
+    made_anew = {plan.num_chunks for plan in plans if plan.resampled}
+    full = any(plan.clean and plan.num_chunks == read.window_chunks for plan in plans)
+    assert ("never trained" in told) == (not full)
+    assert ("to no window" in told) == (not made_anew)
+    assert ("shorter windows alone" in told) == (bool(made_anew) and read.window_chunks not in made_anew)
+
+
 def gib(said: str, row: str) -> float:
     (line,) = (line for line in said.splitlines() if row in line)
     return float(line.split()[-2])
@@ -174,6 +243,22 @@ def test_a_lora_of_the_published_network_is_estimated_to_fit_24_gib(
     assert cli.main([*command, "--steps", "1", "--out", str(tmp_path / "run")]) == 0
     said = capsys.readouterr().out
     assert 2 * 1.12e9 / 2**30 < gib(said, "  weights") < gib(said, "in all") < 24
+
+
+@pytest.mark.parametrize(
+    ("typed", "latents"), [([], 35), (["--window-chunks", "3"], 20), (["--objective", "whole-clip"], 30)]
+)
+def test_an_estimate_without_clips_is_that_of_the_whole_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, typed: list[str], latents: int, capsys
+) -> None:
+    clips = MemorySource(latents, size=(240, 426), batch_size=1)
+    monkeypatch.setattr(stdit_options, "open_clips", lambda options: clips)
+    command = ["train", "--like", "tiny", *typed, "--dry-run", "--steps", "1", "--out", str(tmp_path / "run")]
+    found = []
+    for data in ([], ["--data", "world"]):
+        assert cli.main([*command, *data]) == 0
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1]
 
 
 def test_a_lora_keeps_its_base_in_the_precision_that_accelerate_was_launched_with(
@@ -234,6 +319,25 @@ def test_what_makes_no_run_is_said_in_a_sentence(
     assert cli.main(["train", *typed, *CPU, "--steps", "1", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error
+
+
+def test_samples_that_could_not_be_made_are_refused_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny = PRESETS["tiny"].vae
+    wide = replace(tiny, temporal=replace(tiny.temporal, embed_dim=5), scale=(1.0,) * 5, shift=(0.0,) * 5)
+    vae = VideoVAE(wide)
+    initialize_weights(vae, torch.Generator().manual_seed(0))
+    save_vae(vae, tmp_path)
+    command = ["train", *SMALL, "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"]
+    for typed, said in (
+        (["--sample-vae", str(tmp_path)], "latents with 4 channels, and the VAE in"),
+        (["--sample-chunks", "0"], "--sample-chunks must be at least 1: got 0"),
+        (["--sample-guidance", "nan"], "--sample-guidance must be a finite number: got nan"),
+    ):
+        assert cli.main([*command, *typed]) == 2
+        assert said in capsys.readouterr().err
+        assert cli.main([*command, *typed, "--sample-every", "0"]) == 0
 
 
 def test_a_run_that_would_change_its_settings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from pavdm import cli
 from pavdm.models.checkpoint import load_stdit3
@@ -87,6 +89,62 @@ def test_clips_are_encoded_while_they_are_trained_on_and_other_encoders_are_anot
     for vae, encoder in ((other, models), (models, other)):
         assert trained(vae, encoder, 3) == 2
         assert "data" in (error := capsys.readouterr().err) and error.startswith("error: ")
+
+
+ON_PICTURES = {
+    "stdit": ["--objective", "whole-clip", "--bucket", "32x48:1", "--batch-size", "2"],
+    "vae": ["--part", "spatial", "--bucket", "32x48:1", "--batch-size", "2"],
+    "text-encoder": [],
+}
+
+
+@pytest.mark.parametrize("what", ON_PICTURES)
+def test_files_that_are_left_out_are_listed_once_the_run_starts_and_not_by_a_dry_one(
+    what: str, models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "run"
+    clips.mkdir()
+    for number in range(2):
+        Image.new("RGB", (48, 32), (40 * number, 90, 200)).save(clips / f"{number}.png")
+        (clips / f"{number}.txt").write_text("a colour", "utf-8")
+    (clips / "lonely.png").write_bytes((clips / "0.png").read_bytes())
+    (clips / "torn.png").write_text("no picture", "utf-8")
+    (clips / "torn.txt").write_text("nothing", "utf-8")
+    left_out = ["lonely.png"] if what == "text-encoder" else ["lonely.png", "torn.png"]
+    command = ["train", "--what", what, "--like", "tiny", "--data", str(clips), "--out", str(out), "--steps", "1"]
+    command += [*ON_PICTURES[what], "--cpu", "--quiet", "--workers", "0", "--warmup", "0"]
+    if what == "stdit":
+        command += ["--vae", str(models / "vae"), "--text-encoder", str(models / "text_encoder"), "--sample-every", "0"]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert not out.exists()
+    (told,) = caplog.messages
+    assert told.startswith(f"{len(left_out)} files are left out, such as {clips / 'lonely.png'} (no caption")
+    assert cli.main(command) == 0
+    with (out / "skipped.csv").open() as file:
+        assert [Path(row["path"]).name for row in csv.DictReader(file)] == left_out
+    listed = (out / "skipped.csv").read_bytes()
+    (clips / "none.png").write_bytes(b"")
+    assert cli.main([*command, "--seed", "1"]) == 2
+    assert (out / "skipped.csv").read_bytes() == listed, "of the run that it belongs to"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "--like", "tiny", "--steps", "1", "--data", "NAME"],
+        ["train", "--like", "tiny", "--steps", "1", "--data", "NAME", "--what", "vae", "--bucket", "32x48:17"],
+        ["train", "--like", "tiny", "--steps", "1", "--data", "NAME", "--what", "text-encoder"],
+        ["preprocess", "NAME"],
+    ],
+)
+@pytest.mark.parametrize("name", ["clips", "clips.csv"])
+def test_a_name_at_which_nothing_is_does_not_send_the_user_to_other_options(
+    tmp_path: Path, command: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = str(tmp_path / name)
+    typed = [name if word == "NAME" else word for word in command]
+    assert cli.main([*typed, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.startswith(f"error: there is nothing at {name}: ")
 
 
 def test_the_estimate_is_that_of_the_largest_clips(

@@ -12,6 +12,8 @@ from typing import Any
 from pavdm.errors import InputError
 from pavdm.files import replacing
 
+SKIPPED = "skipped.csv"
+
 
 @dataclass(frozen=True)
 class CaptionedClip:

@@ -15,6 +15,7 @@ from pavdm.errors import InputError
 from pavdm.models.text_encoder import TextEncoder
 from pavdm.models.vae import Noise, VideoVAE, latent_frames
 from pavdm.sampling.progressive import posterior_noise
+from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.dataset import Batch
 from pavdm.training.data.pixel_source import PixelSource
 from pavdm.training.data.source import Clips
@@ -143,6 +144,10 @@ class EncodedSource:
         self.source = source
         self.coder = coder
         self.coding = coding
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        return self.source.skipped
 
     @property
     def channels(self) -> int:

@@ -27,9 +27,9 @@ from pavdm.errors import InputError
 from pavdm.files import replacing
 from pavdm.models.header import read_header
 from pavdm.models.write import write_safetensors
-from pavdm.training.data.clip_list import Skipped, write_skipped
+from pavdm.training.data.clip_list import SKIPPED, Skipped, write_skipped
 
-SETTINGS, INDEX, SKIPPED = "settings.json", "index.json", "skipped.csv"
+SETTINGS, INDEX = "settings.json", "index.json"
 FORMAT = 1
 
 
@@ -119,6 +119,12 @@ def write_index(folder: Path, settings: Mapping[str, Any], shards: Sequence[Shar
     content = {"format": FORMAT, "settings": settings, "shards": listed}
     with replacing(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(content, separators=(",", ":")) + "\n", "utf-8")
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what killed processes left of shards. Only of a complete folder, where no process writes one any more."""
+    for path in folder.glob(".shard-*.tmp"):
+        path.unlink(missing_ok=True)  # another process may do the same
 
 
 class ShardFolder:

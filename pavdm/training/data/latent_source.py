@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from pavdm.clip import PIECE_FRAMES, PIECE_LATENTS
 from pavdm.errors import InputError
+from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.latent_shards import ShardFolder
 from pavdm.training.data.order import EndlessOrder, Order, epoch_order, never_used
 from pavdm.training.data.source import Clips
@@ -25,6 +26,8 @@ class LatentSource:
 
     Raises InputError if the folder is not complete.
     """
+
+    skipped: Sequence[Skipped] = ()  # the folder has a list of its own
 
     def __init__(self, folder: Path, batch_size: int, seed: int) -> None:
         self.shards = ShardFolder(folder)

@@ -26,6 +26,7 @@ from pavdm.training.data.latent_shards import (
     Shard,
     StoredClip,
     read_shard,
+    remove_half_written,
     shard_name,
     stored_dtype,
     write_index,
@@ -135,6 +136,7 @@ def preprocess(
     if complete:
         everything = [read_shard(_path(job.out, number), settings) for number in range(len(shards))]
         write_index(job.out, settings, everything, clips.skipped)
+        remove_half_written(job.out)
     return Outcome(encoded, found, skipped, complete, len(clips.skipped))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from pavdm.training.data.clip_list import Skipped
 from pavdm.training.task import Extent, Share
 
 
@@ -31,8 +32,11 @@ class Clips:
 class Source(Protocol):
     """Clips for training. Equal settings give equal clips, whatever was read before.
 
-    channels: of the latents. text_width: of the embeddings.
+    channels: of the latents. text_width: of the embeddings. skipped: what is in the list and cannot be used.
     """
+
+    @property
+    def skipped(self) -> Sequence[Skipped]: ...
 
     @property
     def channels(self) -> int: ...

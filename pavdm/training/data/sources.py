@@ -28,7 +28,7 @@ class Data:
     frames: shortest and longest clip, in frames at `fps`. size: (height, width). buckets: of files, as typed
     (`parse_bucket`); without, clips of `size` and `frames` are made. clips, first_seed, latest_start, changing,
     mending: of the world, see `WorldClips`; without `clips` every seed for training, or held-out one, from `first_seed`
-    on.
+    on. Raises InputError if there is nothing of that name.
     """
 
     name: str
@@ -41,6 +41,13 @@ class Data:
     latest_start: float = 0.0
     changing: float = 0.0
     mending: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name != WORLD and not Path(self.name).exists():
+            raise InputError(
+                f"there is nothing at {self.name}: name a .csv or .jsonl list, a folder of clips, or one of "
+                f"pre-computed clips, or say {WORLD}"
+            )
 
     @property
     def is_latents(self) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pavdm.errors import InputError
+from pavdm.parallel.launch import is_leader
 from pavdm.training.start_options import memory_of, open_clips, precision_of
 
 if TYPE_CHECKING:
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
     from pavdm.training.stdit.noising import Noising
     from pavdm.training.stdit.samples import Sampler
     from pavdm.training.stdit.task import STDiTTask
+    from pavdm.training.stdit.windows import TrainingWindows
     from pavdm.training.task import Plan
+
+logger = logging.getLogger(__name__)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +93,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def plan(options: argparse.Namespace) -> Plan:
     """Raises InputError for options that contradict each other, data that the network does not read, and files that
-    are missing or no networks. A dry run needs no data: its estimate is then that of a 240p clip of 102 frames."""
+    are missing or no networks. A dry run needs no data: its estimate is then that of the full window, or of whole
+    clips of 102 frames, at 240p."""
     from pavdm.training.stdit.task import STDiTTask
     from pavdm.training.task import Plan
 
@@ -97,7 +104,8 @@ def plan(options: argparse.Namespace) -> Plan:
         raise InputError("--lora-alpha belongs to a LoRA: add --lora RANK, or leave it out")
     if options.lora is not None and options.start is None and not options.dry_run:
         raise InputError("a LoRA changes a trained network: say which with --from PATH")
-    config, noising, sampler = _config(options), noising_from(options), _sampler(options)
+    config, noising = _config(options), noising_from(options)
+    sampler = _sampler(options, config)
     source = None if options.dry_run and options.data is None else _fitting_clips(options, config)
 
     def make() -> STDiTTask:
@@ -114,7 +122,7 @@ def plan(options: argparse.Namespace) -> Plan:
             sampler=sampler,
         )
 
-    return Plan(make, lambda: _estimate(options, config, source))
+    return Plan(make, lambda: _estimate(options, config, source), () if source is None else source.skipped)
 
 
 def _config(options: argparse.Namespace) -> STDiT3Config:
@@ -149,14 +157,16 @@ def _estimate(options: argparse.Namespace, config: STDiT3Config, source: Source 
         return network
 
     simulated = network(torch.float32)
-    longest = 10**9 if options.objective == "whole-clip" else schedule_from(options).window_latents
-    extents = [Extent(options.batch_size, (config.in_channels, 30, 30, 53), (240, 426))]
+    whole = options.objective == "whole-clip"
+    window = schedule_from(options).window_latents
     if source is not None:
         extents = list(source.extents())
+    else:
+        extents = [Extent(options.batch_size, (config.in_channels, 30 if whole else window, 30, 53), (240, 426))]
 
     def shown(extent: Extent) -> tuple[int, ...]:
         channels, latents, height, width = extent.shape
-        return extent.batch_size, channels, min(latents, longest), height, width
+        return extent.batch_size, channels, latents if whole else min(latents, window), height, width
 
     largest = max(extents, key=lambda extent: math.prod(shown(extent)))
     example = stand_in(shown(largest), config.model_max_length, config.caption_channels, largest.size)
@@ -169,7 +179,7 @@ def _half_frozen(options: argparse.Namespace) -> bool:
 
 
 def _fitting_clips(options: argparse.Namespace, config: STDiT3Config) -> Source:
-    """The clips of --data. Raises InputError if a network of this shape cannot read them."""
+    """The clips of --data. Raises InputError if a network of this shape cannot read them, or no window be cut."""
     source = open_clips(options)
     for what, ours, theirs in (
         ("latents with {} channels", config.in_channels, source.channels),
@@ -180,7 +190,40 @@ def _fitting_clips(options: argparse.Namespace, config: STDiT3Config) -> Source:
                 f"this network reads {what.format(ours)}, and {options.data} gives {what.format(theirs)}: encode the "
                 "clips with the VAE and the text encoder that belong to the network"
             )
+    if options.objective == "progressive":
+        _check_lengths(options, [extent.shape[1] for extent in source.extents()])
     return source
+
+
+def _check_lengths(options: argparse.Namespace, lengths: Sequence[int]) -> None:
+    """Raise InputError if clips of these `lengths`, in latents, are too short for their windows, which would end the
+    run at the first of them; tell which windows no clip is long enough for."""
+    windows = windows_from(options)
+    if min(lengths) < windows.least_latents:
+        raise InputError(
+            f"the windows to train need clips of at least {windows.least_latents} latents, and {options.data} gives "
+            f"some of {min(lengths)} (17 frames are 5 latents, a picture is 1): give longer ones alone, a smaller "
+            "--chunk or --window-chunks, or --objective whole-clip, which takes any length"
+        )
+    if is_leader():
+        for sentence in _untrained(options, windows, max(lengths)):
+            logger.warning(sentence)
+
+
+def _untrained(options: argparse.Namespace, windows: TrainingWindows, longest: int) -> Iterator[str]:
+    """What is never trained with clips of at most `longest` latents, in sentences."""
+    full, longer = (windows.latents(options.window_chunks + more) for more in (0, 1))
+    if longest < full:
+        yield f"the full window of {full} latents is never trained: the longest clips have {longest}"
+    if options.resampled_share and options.text_only_share == 1:
+        yield "--resampled-share applies to no window: with --text-only-share 1 none has a clean chunk"
+    elif options.resampled_share and longest < longer:
+        partial = options.partial_share > 0 and not options.no_variable_length
+        where = "shorter windows alone" if partial and longest >= windows.latents(2) else "no window"
+        yield (
+            f"--resampled-share applies to {where}: a full one needs clips of {longer} latents, and the longest have "
+            f"{longest}"
+        )
 
 
 def schedule_from(options: argparse.Namespace) -> Schedule:
@@ -224,13 +267,18 @@ def noising_from(options: argparse.Namespace) -> Noising:
     from pavdm.training.stdit.frame_masks import FrameMasks
     from pavdm.training.stdit.noising import ProgressiveWindows, WholeClips
     from pavdm.training.stdit.objective import WholeClipTimesteps
-    from pavdm.training.stdit.windows import TrainingWindows
 
     transform = not options.no_timestep_transform
     if options.objective == "whole-clip":
         masks = FrameMasks() if options.frame_masks == "open-sora" else None
         return WholeClips(WholeClipTimesteps(options.timesteps), masks, transform)
-    windows = TrainingWindows(
+    return ProgressiveWindows(windows_from(options), transform)
+
+
+def windows_from(options: argparse.Namespace) -> TrainingWindows:
+    from pavdm.training.stdit.windows import TrainingWindows
+
+    return TrainingWindows(
         schedule_from(options),
         pattern=options.noise_pattern,
         variance_scale=options.variance_scale,
@@ -240,16 +288,27 @@ def noising_from(options: argparse.Namespace) -> Noising:
         text_only_share=options.text_only_share,
         resampled_share=options.resampled_share,
     )
-    return ProgressiveWindows(windows, transform)
 
 
-def _sampler(options: argparse.Namespace) -> Sampler | None:
+def _sampler(options: argparse.Namespace, config: STDiT3Config) -> Sampler | None:
+    """Makes the samples. Raises InputError for options that would end the run at the first of them."""
     from pavdm.models.checkpoint import load_vae
     from pavdm.training.stdit.samples import Sampler
 
     if not options.sample_every:
         return None
+    if options.sample_chunks < 1:
+        raise InputError(
+            f"--sample-chunks must be at least 1: got {options.sample_chunks}; --sample-every 0 makes none"
+        )
+    if not math.isfinite(options.sample_guidance):
+        raise InputError(f"--sample-guidance must be a finite number: got {options.sample_guidance}")
     vae = None if options.sample_vae is None else load_vae(options.sample_vae)
+    if vae is not None and vae.config.temporal.embed_dim != config.in_channels:
+        raise InputError(
+            f"this network makes latents with {config.in_channels} channels, and the VAE in {options.sample_vae} "
+            f"decodes {vae.config.temporal.embed_dim}: give the --sample-vae that belongs to the network"
+        )
     return Sampler(
         schedule_from(options),
         options.sample_chunks,

@@ -110,24 +110,30 @@ class TrainingWindows:
         if self.resampled_share and not self.schedule.overlap:
             raise InputError("without overlapped conditioning there is no clean chunk to resample: the share must be 0")
 
+    def latents(self, num_chunks: int) -> int:
+        """Of a window of so many noisy chunks, with its clean one unless all windows are from text alone."""
+        schedule = self.schedule
+        return (num_chunks + (schedule.overlap and self.text_only_share < 1)) * schedule.chunk_latents
+
+    @property
+    def least_latents(self) -> int:
+        """Of clips that hold a window whatever chance decides."""
+        return self.latents(1 if self.schedule.variable_length else self.schedule.window_chunks)
+
     def plan(self, clip_latents: int, generator: torch.Generator) -> WindowPlan:
         """Length and place of the window in clips of `clip_latents`; places are whole chunks, as the VAE codes them.
 
         Without a clean chunk it does not begin with the clip's first one where it need not: that one may show something
         else than its text says (`pavdm.training.world_change`), which only a chunk that the loss leaves out may do.
         With several processes, give all of them generators in the same state: their steps then take equally long.
-        Raises InputError if the clips hold no window at all: too short, or shorter than the full window without
-        variable length.
+        Raises InputError for clips of fewer than `least_latents`.
         """
+        if clip_latents < self.least_latents:
+            raise InputError(f"training needs clips of at least {self.least_latents} latents: got {clip_latents}")
         schedule = self.schedule
         available = clip_latents // schedule.chunk_latents
         clean = schedule.overlap and not _chance(self.text_only_share, generator)
         longest = min(schedule.window_chunks, available - clean)
-        if longest < (1 if schedule.variable_length else schedule.window_chunks):
-            needed = (1 + schedule.overlap) * schedule.chunk_latents
-            if not schedule.variable_length:
-                needed = schedule.window_latents
-            raise InputError(f"training this schedule needs clips of at least {needed} latents: got {clip_latents}")
         num_chunks = longest
         if schedule.variable_length and longest > 1 and _chance(self.partial_share, generator):
             shorter = longest if longest < schedule.window_chunks else longest - 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,8 @@ from pavdm.errors import InputError
 from pavdm.training.start_options import data_of
 
 if TYPE_CHECKING:
+    from pavdm.training.data.clip_list import Skipped
     from pavdm.training.task import Plan
-    from pavdm.training.text_encoder.task import TextTask
 
 logger = logging.getLogger(__name__)
 
@@ -31,16 +32,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(options: argparse.Namespace) -> Plan:
-    """As `make_task`, which reads all there is to be read."""
-    from pavdm.training.task import Plan
-
-    task = make_task(options)
-    return Plan(lambda: task)
-
-
-def make_task(options: argparse.Namespace) -> TextTask:
     """Raises InputError for options that make no encoder, and data without captions."""
     from pavdm import captions
+    from pavdm.training.task import Plan
     from pavdm.training.text_encoder.task import TextTask
 
     if not LEAST_VOCABULARY <= options.vocabulary <= MOST_VOCABULARY:
@@ -48,14 +42,14 @@ def make_task(options: argparse.Namespace) -> TextTask:
             f"--vocabulary must lie in {LEAST_VOCABULARY}..{MOST_VOCABULARY}, of which 260 are bytes and marks: got "
             f"{options.vocabulary}"
         )
-    given = _captions(options)
+    given, skipped = _captions(options)
     texts = [text for text in (captions.preprocess(text, options.aesthetic) for text in given) if text]
     if not texts:
         raise InputError(f"none of the {len(given)} captions of {options.data} has words that the text encoder reads")
     if len(texts) < len(given):
         logger.warning("%d captions are left out: nothing is left of them after cleaning", len(given) - len(texts))
     with tempfile.TemporaryDirectory() as scratch:
-        return TextTask(
+        task = TextTask(
             texts,
             _shape(options),
             scratch=Path(scratch),
@@ -63,9 +57,11 @@ def make_task(options: argparse.Namespace) -> TextTask:
             batch_size=options.batch_size,
             seed=options.seed,
         )
+    return Plan(lambda: task, skipped=skipped)
 
 
-def _captions(options: argparse.Namespace) -> list[str]:
+def _captions(options: argparse.Namespace) -> tuple[list[str], Sequence[Skipped]]:
+    """The captions of --data, and its files that have none."""
     from pavdm.training.data.clip_list import read_clip_list
     from pavdm.training.data.sources import WORLD, world_clips
     from pavdm.training.world import make_scene
@@ -75,9 +71,9 @@ def _captions(options: argparse.Namespace) -> list[str]:
         raise InputError(f"{data.name} holds pre-computed clips: the text encoder learns from captions themselves")
     if data.name == WORLD:
         world = world_clips(data if data.clips is not None else replace(data, clips=WORLD_CAPTIONS))
-        return [make_scene(world.first_seed + number).caption for number in range(world.count)]
-    clips, _ = read_clip_list(data.name)
-    return [clip.text for clip in clips]
+        return [make_scene(world.first_seed + number).caption for number in range(world.count)], ()
+    clips, skipped = read_clip_list(data.name)
+    return [clip.text for clip in clips], skipped
 
 
 def _shape(options: argparse.Namespace) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def plan(options: argparse.Namespace) -> Plan:
         seed=options.seed,
         start=start,
     )
-    return Plan(lambda: task, lambda: _estimate(options, task))
+    return Plan(lambda: task, lambda: _estimate(options, task), task.source.skipped)
 
 
 def _estimate(options: argparse.Namespace, task: VAETask) -> MemoryEstimate:

@@ -24,6 +24,13 @@ Part = Literal["spatial", "temporal", "whole"]
 MEASURED_CLIPS = 64  # from which scale and shift of the latents are taken
 
 
+def cropped(pixels: Tensor, config: VAEConfig) -> Tensor:
+    """What of (..., H, W) latents stand for, and is decoded again: below and at the right, sizes such as 240p's
+    (240, 426) have a rest for which `VideoVAE.encode` makes no latent."""
+    height, width = (side - side % config.spatial.factor for side in pixels.shape[-2:])
+    return pixels[..., :height, :width]
+
+
 class NoisyPixels(Dataset[PixelBatch]):
     """Item m: the batch of micro-step m, with the noise of its posteriors and the choice of frames to decode."""
 
@@ -34,7 +41,7 @@ class NoisyPixels(Dataset[PixelBatch]):
         self._part, self._frames, self._seed = part, frames, seed
 
     def __getitem__(self, index: int) -> PixelBatch:
-        pixels = self._clips[index].pixels
+        pixels = cropped(self._clips[index].pixels, self._config)
         length = pixels.shape[2]
         frames, clip = _noise_shapes(self._config, *pixels.shape[2:])
         count = min(self._frames or length, length)
@@ -94,7 +101,7 @@ class VAETask:
             torch.empty(batch * length, *frames[1:], device="meta"),
             None if self._part == "spatial" else torch.empty(batch, *clip, device="meta"),
         )
-        pixels = torch.empty(batch, *extent.shape, device="meta")
+        pixels = cropped(torch.empty(batch, *extent.shape, device="meta"), self.network.config)
         return PixelBatch(pixels, tuple(range(min(self._frames or length, length))), noise)
 
     def settings(self) -> dict[str, Any]:
@@ -141,7 +148,7 @@ class VAETask:
         count = 0
         index = 0
         while count < MEASURED_CLIPS:
-            pixels = clips[index].pixels
+            pixels = cropped(clips[index].pixels, self.network.config)
             yield pixels
             count, index = count + len(pixels), index + 1
 

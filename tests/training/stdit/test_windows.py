@@ -200,6 +200,11 @@ def test_clips_that_hold_no_window_are_refused():
         TrainingWindows(Schedule(variable_length=False)).plan(34, seeded())
     assert TrainingWindows(Schedule(variable_length=False)).plan(39, seeded()) == WindowPlan(6)
     assert TrainingWindows(Schedule(overlap=False)).plan(5, seeded()) == WindowPlan(1, 0, False)
+    mixed = TrainingWindows(Schedule(), text_only_share=0.5)
+    for seed in range(8):
+        with pytest.raises(InputError, match="at least 10 latents: got 5"):
+            mixed.plan(5, seeded(seed))
+    assert TrainingWindows(Schedule(), text_only_share=1.0).plan(5, seeded()) == WindowPlan(1, 0, False)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from pavdm.options import parser
 from pavdm.training.chance import generator_for
 from pavdm.training.task import Share
 from pavdm.training.text_encoder.objective import IGNORED, masked_tokens
-from pavdm.training.text_encoder.options import make_task
+from pavdm.training.text_encoder.options import plan
 from pavdm.training.text_encoder.task import TextTask
 
 SHAPE = {"d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 1, "num_heads": 4}
@@ -76,7 +76,7 @@ def prepared(tmp_path: Path, texts: list[str], *options: str) -> TextTask:
     (tmp_path / "t5.json").write_text(json.dumps(SHAPE), "utf-8")
     (tmp_path / "clips.csv").write_text("path,text\n" + "".join(f"x.mp4,{text}\n" for text in texts), "utf-8")
     command = ["train", "--what", "text-encoder", "--data", str(tmp_path / "clips.csv"), "--steps", "1", "--out", "run"]
-    return make_task(parser().parse_args([*command, "--config", str(tmp_path / "t5.json"), *options]))
+    return plan(parser().parse_args([*command, "--config", str(tmp_path / "t5.json"), *options])).make()
 
 
 def test_other_captions_are_another_run_and_another_place_is_not(tmp_path: Path):

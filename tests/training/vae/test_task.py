@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
 from pavdm import cli
@@ -15,7 +17,8 @@ from pavdm.models.spatial_vae import SpatialConfig
 from pavdm.models.temporal_vae import TemporalConfig
 from pavdm.models.vae import VAEConfig, VideoVAE, initialize_weights
 from pavdm.training.chance import generator_for
-from pavdm.training.data.pixel_source import WorldSource
+from pavdm.training.data.dataset import Bucket
+from pavdm.training.data.pixel_source import FileSource, WorldSource
 from pavdm.training.data.world_source import WorldClips
 from pavdm.training.run import train
 from pavdm.training.run_options import RunOptions
@@ -212,20 +215,31 @@ def test_the_half_behind_the_images_learns_too(tmp_path: Path):
     assert loss(trained) < 0.8 * loss(before)
 
 
-def test_files_that_are_left_out_are_listed_in_the_run_and_long_buckets_are_refused(tmp_path: Path, capsys):
-    from PIL import Image
+@pytest.mark.parametrize(("part", "frames"), [("spatial", "1"), ("whole", "5")])
+def test_sizes_that_are_no_whole_latents_are_trained_sampled_and_saved(tmp_path: Path, part: str, frames: str):
+    (tmp_path / "vae.json").write_text(json.dumps(CONFIG.to_dict()), "utf-8")
+    command = ["train", "--what", "vae", "--part", part, "--config", str(tmp_path / "vae.json"), "--cpu", "--quiet"]
+    command += ["--data", "world", "--size", "36x53", "--frames", frames, "--batch-size", "2", "--steps", "1"]
+    command += ["--workers", "0", "--warmup", "0", "--out", str(tmp_path / "run")]
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert cli.main(command) == 0
+    with Image.open(tmp_path / "run" / "samples" / "step-000001.png") as picture:
+        assert picture.size == (2 * 48, 2 * 32)
 
-    clips = tmp_path / "clips"
-    clips.mkdir()
-    for number in range(2):
-        Image.new("RGB", (48, 32), (40 * number, 90, 200)).save(clips / f"{number}.png")
-        (clips / f"{number}.txt").write_text("a colour", "utf-8")
-    (clips / "broken.png").write_text("no picture", "utf-8")
-    (clips / "broken.txt").write_text("nothing", "utf-8")
-    out = tmp_path / "run"
-    command = ["train", "--what", "vae", "--like", "tiny", "--data", str(clips), "--out", str(out), "--steps", "1"]
-    command += ["--part", "spatial", "--batch-size", "2", "--workers", "0", "--cpu", "--quiet", "--warmup", "0"]
-    assert cli.main([*command, "--bucket", "32x48:1"]) == 0
-    assert "broken.png" in (out / "skipped.csv").read_text("utf-8")
-    assert cli.main([*command, "--bucket", "32x48:34"]) == 2
+
+def test_pictures_of_a_named_bucket_are_cropped_to_what_is_decoded_of_them(tmp_path: Path):
+    grey = np.random.default_rng(0).integers(0, 256, (240, 426), np.uint8)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("noise", "utf-8")
+    task = VAETask(young_vae(), FileSource(tmp_path, [Bucket("240p", 1)]), part="spatial")
+    batch = task.examples(Share())[0]
+    shown = (batch.pixels[0, 0, 0] + 1) * 127.5
+    assert torch.equal(shown.round().to(torch.uint8), torch.from_numpy(grey[:, :424]))
+    assert task.stand_in(task.source.extents()[0]).pixels.shape == batch.pixels.shape == (1, 3, 1, 240, 424)
+    assert torch.isfinite(task.objective(batch)[0])
+
+
+def test_buckets_longer_than_a_piece_are_refused(tmp_path: Path, capsys):
+    command = ["train", "--what", "vae", "--like", "tiny", "--data", str(tmp_path), "--steps", "1", "--cpu"]
+    assert cli.main([*command, "--out", str(tmp_path / "run"), "--bucket", "32x48:34"]) == 2
     assert "1 to 17, got 34" in capsys.readouterr().err
