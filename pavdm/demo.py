@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pavdm.evaluation.measurement import Measurements
     from pavdm.evaluation.page import Fact
     from pavdm.settings import Precision
-    from pavdm.training.world import HELD_OUT, Scene
+    from pavdm.training.world import Scene
 
 CLIP_FRAMES = 64
 CLIP, VIDEO, SHEET, REPORT = "clip.mp4", "video.mp4", "contact_sheet.png", "report"
@@ -81,7 +81,7 @@ def run_demo(
     from pavdm.evaluation import measure, write_report
     from pavdm.evaluation.reconstruction import reconstruction_psnr
     from pavdm.networks import Networks
-    from pavdm.training.world import draw, make_scene
+    from pavdm.training.world import HELD_OUT, draw, make_scene
     from pavdm.video_writer import VideoWriter
 
     if seed < 0:

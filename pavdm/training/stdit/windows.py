@@ -35,6 +35,8 @@ from pavdm.training.stdit.objective import Noised, add_noise, transformed
 
 NoisePattern = Literal["linear", "linear-variance", "linear-variance-shift", "linear-shift"]
 
+MISLEADING_CHUNKS = 2  # at the start of a clip
+
 
 @dataclass(frozen=True)
 class WindowPlan:
@@ -123,8 +125,9 @@ class TrainingWindows:
     def plan(self, clip_latents: int, generator: torch.Generator) -> WindowPlan:
         """Length and place of the window in clips of `clip_latents`; places are whole chunks, as the VAE codes them.
 
-        Without a clean chunk it does not begin with the clip's first one where it need not: that one may show something
-        else than its text says (`pavdm.training.world_change`), which only a chunk that the loss leaves out may do.
+        Without a clean chunk it does not begin with the clip's first two where it need not: the first may show
+        something else than its text says, and the second how that is put right (`pavdm.training.world_change`); no
+        video from text alone should begin like that.
         With several processes, give all of them generators in the same state: their steps then take equally long.
         Raises InputError for clips of fewer than `least_latents`.
         """
@@ -139,7 +142,7 @@ class TrainingWindows:
             shorter = longest if longest < schedule.window_chunks else longest - 1
             num_chunks = 1 + integer(shorter, generator)
         places = available - clean - num_chunks + 1
-        skipped = not clean and places > 1
+        skipped = 0 if clean else min(MISLEADING_CHUNKS, places - 1)
         start = skipped + integer(places - skipped, generator)
         resampled = clean and start > 0 and _chance(self.resampled_share, generator)
         return WindowPlan(num_chunks, start, clean, resampled)

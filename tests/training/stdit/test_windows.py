@@ -177,6 +177,15 @@ def test_partial_and_text_only_windows_come_as_often_as_asked():
     assert sum(not plan.clean for plan in plans) / 4000 == pytest.approx(0.2, abs=0.03)
 
 
+def test_windows_from_text_alone_leave_the_start_of_a_clip_out_where_they_can():
+    generator = seeded()
+    for chunks, clean_starts, text_starts in ((6, {0, 1, 2}, {2, 3}), (4, {0}, {1}), (3, set(), {0})):
+        for share, expected in ((0.0, clean_starts), (1.0, text_starts)):
+            windows = TrainingWindows(Schedule(window_chunks=3, steps=15), partial_share=0.0, text_only_share=share)
+            if expected:
+                assert {windows.plan(5 * chunks, generator).start for _ in range(60)} == expected
+
+
 def test_the_same_generator_state_gives_the_same_batch_and_leaves_the_global_one_alone():
     windows = TrainingWindows(Schedule())
     before = torch.get_rng_state()
