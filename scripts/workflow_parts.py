@@ -136,10 +136,10 @@ TINY = Profile(
     scores={"aesthetic": small_model.AESTHETIC, "motion": -1.0},
     prompts={
         "clip": "",  # the clip's own caption
-        "text": "|0s| A red circle sliding from side to side over a plain cream background. "
-        "|6s| A blue circle sliding from side to side over a plain cream background.",
-        "first": "A red circle sliding from side to side over a plain cream background.",
-        "then": "A blue circle sliding from side to side over a plain cream background.",
+        "text": "|0s| A red circle sliding from side to side over lilac and slate stripes. "
+        "|6s| A blue circle sliding from side to side over lilac and slate stripes.",
+        "first": "A red circle sliding from side to side over lilac and slate stripes.",
+        "then": "A blue circle sliding from side to side over lilac and slate stripes.",
     },
     seconds={"clip": 8.5, "text": 12.75, "part": 4.25},
     about_models="The small model of the pack, which knows moving shapes and nothing else: nothing has to be "
