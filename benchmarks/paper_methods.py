@@ -30,10 +30,10 @@ LARGEST_RATIO = 1.1  # of the dearest method's cost to the cheapest one's: calls
 
 
 def arms(settings: Settings) -> dict[str, Settings]:
-    """The methods, each at the cost and with the window of `settings`, PA-VDM in full. Raises InputError if it is not.
+    """The methods, each at the cost and with the window of `settings`, PA-VDM in full.
 
-    The cost is in latents through the network for each new one, in the steady state. Raises InputError, too, if whole
-    steps leave the methods' costs more than LARGEST_RATIO apart.
+    The cost is in latents through the network for each new one, in the steady state. Raises InputError if `settings`
+    are anything but PA-VDM in full, or if whole steps leave the methods' costs more than LARGEST_RATIO apart.
     """
     ours = settings.schedule
     if settings.method != "progressive" or not (ours.overlap and ours.variable_length):

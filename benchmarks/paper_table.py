@@ -211,7 +211,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_clip_options(parser)
     parser.set_defaults(start_index=0, num_sample=1, sample_name="pair", models=None)
     given = parser.parse_args(arguments)
-    others = any((given.models, given.stdit, given.vae, given.text_encoder))
+    others = any((given.models, given.stdit, given.vae, given.text_encoder, given.spatial_vae))
     if given.models is None:
         parser.set_defaults(**small_model.defaults())
     options = parser.parse_args(arguments)
