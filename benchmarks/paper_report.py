@@ -54,7 +54,8 @@ def table(rows: Rows, steps: Mapping[str, int], costs: Mapping[str, tuple[int, i
     lines = [
         f"{_extent(len(rows[OURS]), seconds)}; means with 95 % bootstrap intervals. * (from {FEWEST_PAIRS} pairs on) "
         f"differs from {OURS} on the same pairs: the interval of the paired difference leaves out 0. Of a table "
-        "of such comparisons one in twenty would do so by chance. (n): over the n videos that have a value.",
+        "of such comparisons one in twenty would do so by chance. (n): over the n videos that have a value. "
+        "v: less is better, ^: more is better, ~1: best near 1.",
         "",
         "| | Steps | Calls | Latents | " + " | ".join(heading for _, heading, _ in columns) + " |",
         "|---|---|---|---|" + "---|" * len(columns),
@@ -89,9 +90,10 @@ def section(label: str, lines: Sequence[str], rows: Rows, networks: Networks, se
             "",
             *lines,
             "",
-            "Definitions: `pavdm/evaluation/registry.py`. Dynamic is the share of chunks that are not static; the "
-            "loop's chunks have 34 frames, the others' 17. Colours right is the share of the last 15 % of frames "
-            "whose shapes have just the scene's colours; the world itself shows what can be had. "
+            "Definitions: docs/measures.md. Every method has the same weights, which were trained for all of PA-VDM; "
+            "what an ablation leaves out is left out of the sampling. Dynamic is the share of chunks that are not "
+            "static; the loop's chunks have 34 frames, the others' 17. Colours right is the share of the last 15 % of "
+            "frames whose shapes have just the scene's colours; the world itself shows what can be had. "
             f"Columns of the paper's Table 1 that need networks from elsewhere and are not here: {NOT_HERE}.",
         ]
     )

@@ -22,7 +22,7 @@ def small_model(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.mark.parametrize(
     ("kept", "median", "enough"),
-    [([0.9, None, 0.7, 0.2], "70%", "50%"), ([None, None], "-", "0%")],
+    [([0.9, None, 0.7, 0.2], "70%", "2 of 4"), ([None, None], "-", "0 of 2")],
 )
 def test_a_video_that_begins_without_motion_keeps_none_and_ends_no_benchmark(
     small_model: ModuleType,
@@ -39,6 +39,10 @@ def test_a_video_that_begins_without_motion_keeps_none_and_ends_no_benchmark(
     monkeypatch.setattr(small_model, "measure", lambda video: SimpleNamespace(summary=next(found)))
     lines: list[str] = []
     rows = dict(small_model.going_on(tmp_path, len(kept), None, lines.append))
-    assert rows["20 s after a clip, motion of the last 5 s over the first 5, median"] == median
-    assert rows["20 s after a clip, videos that keep at least 60% of the motion"] == enough
+    assert rows["20 s made after a clip, motion of the last 5 s over the first 5, median"] == median
+    assert rows["the same, videos that keep at least 60%"] == enough
     assert "motion none to keep" in lines[1]
+
+
+def test_a_group_of_videos_has_its_own_mean(small_model: ModuleType) -> None:
+    assert small_model.by_group([1.0, 0.5, 0.0], [1, 2, 2]) == "1: 100% (1), 2: 25% (2)"

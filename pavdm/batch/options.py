@@ -20,8 +20,8 @@ def add_batch(
         description="Make a video, or several, of every line of a list. Whoever is free takes the next one: start it "
         "once, under torchrun, or many times on any machines that share the folder DIR. Stopped or killed, the same "
         "command goes on where it was, and what is finished is left alone. The options are those of `pavdm extend` "
-        "and hold for every line; the columns of a CSV overrule them. Exit status: 0 all are made, 1 some failed, 2 "
-        "bad input, 130 interrupted.",
+        "and hold for every line; the columns of a CSV overrule them. Exit status: 0 all are made, 1 some failed or a "
+        "process was lost, 2 bad input, 130 interrupted.",
         epilog="Example: torchrun --nproc-per-node 8 --max-restarts 3 -m pavdm batch prompts.txt --seconds 60 "
         "--out videos --models models",
     )

@@ -21,7 +21,7 @@ Needs = Literal["nothing", "opencv", "scenedetect", "latents", "clip", "dino", "
 HOW_TO_GET: dict[str, str] = {
     "opencv": "pip install opencv-python-headless (in this project's extra eval)",
     "scenedetect": "pip install scenedetect-headless (in this project's extra eval)",
-    "latents": "give the latents of the video: --latents FILE, or a --state folder of the run that made it",
+    "latents": "give the latents of the video: --latents PATH (a file, or the folder that the run had as its --state)",
     "clip": "give a folder with a CLIP model in transformers' form: --clip DIR (openai/clip-vit-large-patch14, say)",
     "dino": "give a folder with a DINO model in transformers' form: --dino DIR (facebook/dino-vitb16, say)",
     "vbench": "pip install vbench, put its weights into its cache folder, and ask for it: --vbench",
