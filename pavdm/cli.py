@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,9 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     workflow failed on its server, a video of a batch failed, or another process of the run did.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    if isinstance(sys.stdout, TextIOWrapper):  # which may be unable to spell a file's name or a prompt
+        sys.stdout.reconfigure(errors="backslashreplace")
     with _silent_unless_leader():  # what is wrong with the arguments is wrong in all processes
         options = parser().parse_args(arguments)
-    speaks = is_leader() or getattr(options, "context_parallel", 1) == 1
+    speaks = is_leader(getattr(options, "context_parallel", 1))
     try:
         status = _COMMANDS[options.command](options)
         sys.stdout.flush()

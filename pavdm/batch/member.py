@@ -34,7 +34,8 @@ LEASE_SECONDS = 120.0  # longer than network file systems keep attributes in the
 class Launch:
     """What torchrun says of this process; rank 0 of 1 without it.
 
-    run: the same for all processes of one launch, so that what failed in it is not tried again by another rank.
+    run: the same for all processes of one launch on a machine, so that what failed in it is not tried again by another
+    rank; `Member` agrees on one with other machines.
     """
 
     rank: int = 0
@@ -47,9 +48,8 @@ class Launch:
         if "TORCHELASTIC_RUN_ID" not in os.environ:
             return cls(run=uuid.uuid4().hex[:12])
         rank, local_rank, world_size = (int(os.environ.get(k, "0")) for k in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-        run = os.environ["TORCHELASTIC_RUN_ID"]
-        if run == "none":  # torchrun's default says nothing: its own process tells launches apart
-            run = f"{socket.gethostname()}-{os.getppid()}"
+        # --rdzv-id may be the same in every launch; the process of torchrun itself is not, and outlives its restarts
+        run = f"{os.environ['TORCHELASTIC_RUN_ID']}-{socket.gethostname()}-{os.getppid()}"
         return cls(rank, local_rank, max(1, world_size), hashlib.sha256(run.encode()).hexdigest()[:12])
 
     def device(self, chosen: str) -> str:
@@ -73,7 +73,7 @@ class Member:
         self.token = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.file = folder / f"{self.token}.json"
         self.run = launch.run
-        self._who = {**who, "host": socket.gethostname(), **_process(os.getpid())}
+        self._who = {**who, "token": self.token, "host": socket.gethostname(), **_process(os.getpid())}
         self._tasks: dict[str, dict[str, Any]] = {}
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -81,12 +81,18 @@ class Member:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        others = [other for other in self.others() if other.get("run")]
-        if others:  # a process that joins a batch under way belongs to it
-            self.run = str(others[0]["run"])
+        joined = self._join(self.others())  # a process that joins a batch under way belongs to it
         self._write()
+        if not joined:  # of those that begin at the same moment, on several machines, the first by name is joined
+            self._join([other for other in self.others() if str(other.get("token", "")) < self.token])
+            self._write()
         self._thread.start()
         return self
+
+    def _join(self, others: list[dict[str, Any]]) -> bool:
+        runs = [str(other["run"]) for other in others if other.get("run")]
+        self.run = runs[0] if runs else self.run
+        return bool(runs)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -87,6 +87,8 @@ def _parse(line: str) -> dict[str, str]:
     """What one line of the text format says. Raises InputError."""
     if line.endswith("}") and "{" in line:
         prompt, suffix = _json_suffix(line)
+        if SEPARATOR in prompt:
+            raise InputError(f"a clip stands after {SEPARATOR} or in braces, not both: say it as reference_path")
         options = {"prompt": prompt, **suffix}
     else:
         prompt, *paths = line.split(SEPARATOR)

@@ -53,13 +53,24 @@ class Result:
 
 
 def write_results(results: Sequence[Result], path: Path) -> None:
-    """Write results.csv, whole or not at all."""
+    """Write results.csv, whole or not at all. It keeps the rows of videos that this part of the list leaves out."""
+    rows = {str(row["name"]): row for row in [*_written(path), *(result.row() for result in results)]}
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    writer.writerows(result.row() for result in results)
+    writer.writerows(sorted(rows.values(), key=lambda row: [str(row[k]).zfill(9) for k in ("line", "sample", "name")]))
     with replacing(path) as temporary:  # all ranks write it at the same moment
         temporary.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _written(path: Path) -> list[dict[str, object]]:
+    """The rows of an earlier results.csv; none where there is none, or it is something else."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            return [dict(row) for row in reader] if tuple(reader.fieldnames or ()) == COLUMNS else []
+    except (FileNotFoundError, UnicodeDecodeError, csv.Error):
+        return []
 
 
 def table(results: Sequence[Result]) -> list[str]:

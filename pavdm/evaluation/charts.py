@@ -111,11 +111,12 @@ def seam_chart(seams: Sequence[Seam], axis: TimeAxis, chunks: Sequence[Chunk], c
     ratios = [(seam, seam.ratio) for seam in seams if seam.ratio is not None]
     if not ratios:
         return ""
-    top = max(2, math.ceil(math.log2(max(ratio for _, ratio in ratios))))
+    worst = max(ratio for _, ratio in ratios)
+    top = math.ceil(math.log2(max(worst, 4.0)))
     bottom = -1.0
 
     def y(ratio: float) -> float:
-        return _HEIGHT * (1 - (max(bottom, math.log2(max(ratio, 1e-6))) - bottom) / (top - bottom))
+        return _HEIGHT * (1 - (math.log2(max(ratio, 2**bottom)) - bottom) / (top - bottom))
 
     first_new = next((chunk.start for chunk in chunks if chunk.number >= 0), axis.num_frames)
     stems = "".join(
@@ -130,7 +131,6 @@ def seam_chart(seams: Sequence[Seam], axis: TimeAxis, chunks: Sequence[Chunk], c
         f'transform:translateY(-50%)">1\N{MULTIPLICATION SIGN}</span><span>\N{VULGAR FRACTION ONE HALF}'
         "\N{MULTIPLICATION SIGN}</span>"
     )
-    worst = max(ratio for _, ratio in ratios)
     return _figure("Seam ratio", "at every chunk boundary", note, values, drawing, axis, f"worst {number(worst)}")
 
 

@@ -106,6 +106,10 @@ def _check(options: argparse.Namespace, methods: dict[str, list[Path]]) -> None:
     from pavdm.evaluation.layout import find_layout
 
     find_layout({}, options.chunk_frames, options.clip_frames)
+    if options.prompt is not None and options.clip is None:
+        raise InputError("--prompt is what --clip compares the pictures with: give --clip DIR, or leave it out")
+    if options.device != "cpu" and not (options.clip or options.dino or options.vbench or options.i3d):
+        raise InputError("--device is for networks, and there is none: give --clip, --dino, --vbench or --i3d")
     for path in (*chain.from_iterable(methods.values()), *options.latents):
         if not path.exists():
             raise InputError(f"{path}: no such file")
@@ -118,30 +122,31 @@ def _measured(
     say: Callable[[str], None],
 ) -> tuple[Measured, Failed]:
     """The measurements of every video that can be read. One that cannot must not cost those of the others."""
-    count = sum(len(paths) for paths in methods.values())
-    measured: Measured = {}
+    from pavdm.evaluation.comparison import by_turns
+
+    measured: Measured = {method: [] for method in methods}
     failed: Failed = {}
-    number = 0
-    for method, paths in methods.items():
-        for path in paths:
-            number += 1
-            try:
-                found = _measure(path, options, number - 1)
-            except (InputError, OSError) as error:
-                failed[str(path)] = str(error)
-                say(f"[{number}/{count}] {path}: failed: {error}")
-                continue
-            try:
-                found = add(found, path)
-            except Exception as error:  # networks and packages from elsewhere raise what they like
-                logger.info("the networks' measures of %s failed", path, exc_info=True)
-                failed[f"the networks' measures of {path}"] = str(error) or type(error).__name__
-            measured.setdefault(method, []).append((found, path))
-            say(f"[{number}/{count}] {path}: {_headline(found)}")
-    return measured, failed
+    every = by_turns(methods)
+    for number, (method, path) in enumerate(every):
+        place = f"[{number + 1}/{len(every)}]"
+        try:
+            found = _measure(path, options, number, pictures=number - len(failed) < _SHOWN)
+        except Exception as error:  # whatever it is, it must not cost the measurements of the others
+            logger.info("%s failed", path, exc_info=True)
+            failed[str(path)] = _told(error)
+            say(f"{place} {path}: failed: {_told(error)}")
+            continue
+        try:
+            found = add(found, path)
+        except Exception as error:  # networks and packages from elsewhere raise what they like
+            logger.info("the networks' measures of %s failed", path, exc_info=True)
+            failed[f"the networks' measures of {path}"] = _told(error)
+        measured[method].append((found, path))
+        say(f"{place} {path}: {_headline(found)}")
+    return {method: videos for method, videos in measured.items() if videos}, failed
 
 
-def _measure(path: Path, options: argparse.Namespace, number: int) -> Measurements:
+def _measure(path: Path, options: argparse.Namespace, number: int, pictures: bool) -> Measurements:
     from pavdm.evaluation.latents import read_latents
     from pavdm.evaluation.measurement import measure
 
@@ -151,7 +156,7 @@ def _measure(path: Path, options: argparse.Namespace, number: int) -> Measuremen
         clip_frames=options.clip_frames,
         include_clip=options.include_clip,
         latents=read_latents(options.latents[number]) if options.latents else None,
-        pictures=number < _SHOWN,
+        pictures=pictures,
     )
 
 
@@ -225,11 +230,16 @@ def _fvd(options: argparse.Namespace, real: list[Path]) -> Callable[[Measured], 
             starts = ((path, found.scored[0].start if found.scored else 0) for found, path in videos)
             try:
                 distances[method] = frechet_distance(video_features(model, starts, device), expected)
-            except (InputError, OSError) as error:
-                failed[f"FVD of {method}"] = str(error)
+            except Exception as error:  # after hours of measuring, which it must not cost
+                logger.info("FVD of %s failed", method, exc_info=True)
+                failed[f"FVD of {method}"] = _told(error)
         return distances, failed
 
     return of
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def _unused(name: str, taken: dict[str, list[Path]]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from pavdm.evaluation.measurement import Measurements
 
 _RESAMPLES = 4000
 _LEVEL = 0.95
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class Comparison:
     estimates: dict[str, dict[str, Estimate]]
     differences: dict[str, dict[str, Estimate]]
     paired: bool
+
+
+def by_turns(methods: Mapping[str, Sequence[T]]) -> list[tuple[str, T]]:
+    """All videos, each with its method: the first of every method, then the second of every method, and so on."""
+    rounds = zip_longest(*([(method, video) for video in videos] for method, videos in methods.items()))
+    return [found for one_round in rounds for found in one_round if found is not None]
 
 
 def compare(

@@ -56,8 +56,10 @@ def _curves(methods: Mapping[str, Sequence[Measurements]]) -> str:
         measure = next(m for m in registry.SERIES if m.key == key)
         drawn = []
         for i, videos in enumerate(methods.values()):
-            table = np.stack([_resampled(video, key, total) for video in videos if video.scored])
-            points = [mean_interval([float(v) for v in column if np.isfinite(v)]) for column in table.T]
+            scored = [_resampled(video, key, total) for video in videos if video.scored]
+            if not scored:
+                continue
+            points = [mean_interval([float(v) for v in column if np.isfinite(v)]) for column in np.stack(scored).T]
             around = [
                 (p.low if p.low is not None else p.mean, p.high if p.high is not None else p.mean) for p in points
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -68,7 +69,9 @@ def _fives(pieces: Iterable[Tensor]) -> Iterator[Tensor]:
 
 
 def latent_drift(statistics: Statistics) -> dict[str, float | None]:
-    """`latent_mean_drift` and `latent_std_drift` of `registry.SCALARS`; None with fewer than two chunks."""
+    """`latent_mean_drift` and `latent_std_drift` of `registry.SCALARS`; None with fewer than two chunks, or
+    where latents are not finite.
+    """
     means, spreads = statistics["mean"], statistics["std"]
     if len(means) < 2:
         return {"latent_mean_drift": None, "latent_std_drift": None}
@@ -80,5 +83,6 @@ def latent_drift(statistics: Statistics) -> dict[str, float | None]:
     return {"latent_mean_drift": _rms(moved), "latent_std_drift": _rms(np.log(last / first))}
 
 
-def _rms(values: NDArray[np.float64]) -> float:
-    return float(np.sqrt((values**2).mean()))
+def _rms(values: NDArray[np.float64]) -> float | None:
+    found = float(np.sqrt((values**2).mean()))
+    return found if math.isfinite(found) else None

@@ -65,10 +65,10 @@ def read_record(metadata: Mapping[str, str]) -> dict[str, Any]:
 def find_layout(record: Mapping[str, Any], chunk_frames: int | None, clip_frames: int | None) -> Layout:
     """The layout that was given, filled up from the video's record, and then from the defaults."""
     recorded_chunk, recorded_clip = (_count(record.get(key)) for key in ("chunk_frames", "clip_frames"))
-    chunk = chunk_frames if chunk_frames is not None else recorded_chunk
+    chunk = chunk_frames if chunk_frames is not None else recorded_chunk or None
     clip = clip_frames if clip_frames is not None else recorded_clip
     known: Literal["recorded", "given", "assumed"] = "given" if chunk_frames is not None else "recorded"
-    return Layout(chunk or PIECE_FRAMES, clip or 0, "assumed" if chunk is None else known)
+    return Layout(PIECE_FRAMES if chunk is None else chunk, clip or 0, "assumed" if chunk is None else known)
 
 
 def _count(value: Any) -> int | None:

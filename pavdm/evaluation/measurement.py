@@ -192,7 +192,7 @@ class _Pass:
             **dict.fromkeys(registry.summary_keys()),
             **_seam_summary(self._seams.found, self._layout, first_scored),
             **_motion_summary(series, scored, self._fps),
-            "scenes": None if self._scenes is None else 1.0 + sum(cut > first_scored for cut in self._scenes.cuts),
+            "scenes": None if self._scenes is None or not scored else self._scenes.count(first_scored),
             "repetition": similarity.score,
             **({} if latents is None else latent_drift(latents)),
         }

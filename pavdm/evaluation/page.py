@@ -12,7 +12,7 @@ import numpy as np
 from pavdm import __version__
 from pavdm.evaluation import charts, registry
 from pavdm.evaluation.charts import COLOURS, TimeAxis, number, seconds
-from pavdm.evaluation.comparison import Comparison
+from pavdm.evaluation.comparison import Comparison, by_turns
 from pavdm.evaluation.comparison_page import comparison_section
 from pavdm.evaluation.images import jpeg_uri, similarity_uri
 from pavdm.evaluation.measurement import Measurements
@@ -46,30 +46,32 @@ def render(
 ) -> str:
     """The page.
 
-    shown: how many videos have a section of their own. made: when, and by which command. failed: what was asked for and
-    could not be measured, with the reasons. facts: what stands on top.
+    shown: how many videos have a section of their own, by turns of every method. made: when, and by which command.
+    failed: what was asked for and could not be measured, with the reasons. facts: what stands on top.
     """
-    videos = [(method, colour % COLOURS, video) for colour, (method, of) in enumerate(methods.items()) for video in of]
+    videos = [video for of in methods.values() for video in of]
+    colours = {method: number % COLOURS for number, method in enumerate(methods)}
+    chosen = sorted(by_turns(methods), key=lambda found: not found[1].sheet)[:shown]  # those with pictures first
     compared = len(methods) > 1 or len(videos) > 1 or "fvd" in comparison.estimates
     links = '<li><a href="#methods">Methods</a></li>' if compared else ""
     links += "".join(
-        f'<li class="c{colour}"><a href="#video{i}"><span class="swatch"></span>{escape(video.name)}</a></li>'
-        for i, (_, colour, video) in enumerate(videos[:shown])
+        f'<li class="c{colours[method]}"><a href="#video{i}"><span class="swatch"></span>{escape(video.name)}</a></li>'
+        for i, (method, video) in enumerate(chosen)
     )
     links += '<li><a href="#definitions">Definitions</a></li>'
     count = f"{len(videos)} video{'s' if len(videos) != 1 else ''}"
     if len(methods) > 1:
         count += f" of {len(methods)} methods"
     left_out = (
-        f"<p class=soft>The first {shown} videos have a section below; all of them are in the tables, in "
+        f"<p class=soft>{shown} videos have a section below, by turns of every method; all are in the tables, in "
         "<code>measures.csv</code> and in <code>report.json</code>.</p>"
         if shown < len(videos)
         else ""
     )
     sections = _facts_section(facts) + (comparison_section(methods, comparison) if compared else "")
     sections += "".join(
-        _video_section(i, method if len(methods) > 1 else "", colour, video)
-        for i, (method, colour, video) in enumerate(videos[:shown])
+        _video_section(i, method if len(methods) > 1 else "", colours[method], video)
+        for i, (method, video) in enumerate(chosen)
     )
     style = files("pavdm.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     return (
@@ -80,7 +82,7 @@ def render(
         f'<header class="page"><h1>Drift report</h1><p class="lead">{escape(count)}. How well chunks join, and what '
         "happens to light, colour, sharpness and motion from the first new frame to the last.</p>"
         f'<nav aria-label="Sections"><ul>{links}</ul></nav>{left_out}</header><main>{_failed_section(failed)}{sections}'
-        f"{_missing_section([video for _, _, video in videos], comparison)}{_definitions_section()}</main>"
+        f"{_missing_section(videos, comparison)}{_definitions_section()}</main>"
         f"<footer>{escape(made)} pavdm {escape(__version__)}.</footer></body></html>\n"
     )
 

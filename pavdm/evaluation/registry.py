@@ -236,7 +236,8 @@ SCALARS: tuple[Measure, ...] = (
         "Scenes",
         "count",
         "lower",
-        "Cuts that PySceneDetect's AdaptiveDetector finds with its defaults, plus one. 1: no cut.",
+        "Cuts that PySceneDetect's AdaptiveDetector finds with its defaults in the new video, the joint with the clip "
+        "included, plus one. 1: no cut.",
         "PA-VDM, table 1 (Num Scenes)",
         needs="scenedetect",
         digits=0,

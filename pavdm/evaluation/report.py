@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -29,6 +30,11 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         raise InputError(f"{folder} is a file: give a folder for the report")
     if not folder.parent.is_dir():
         raise InputError(f"the folder {folder.parent} for the report does not exist: make it first")
+    try:
+        with tempfile.TemporaryFile(dir=folder if folder.exists() else folder.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"the report cannot be written into {folder}: {error.strerror or error}") from error
     there = [name for name in (PAGE, DATA, MEASURES, CHUNKS) if (folder / name).exists()]
     if there and not overwrite:
         raise InputError(f"{folder} holds a report already ({', '.join(there)}): give another --out, or --overwrite")
@@ -54,8 +60,9 @@ def write_report(
     check_folder(folder, overwrite)
     comparison = compare(methods, fvd=fvd)
     made = datetime.now(timezone.utc).strftime("Made %Y-%m-%d %H:%M UTC by")
+    data = {**_data(methods, comparison), "failed": dict(failed or {})}
     content = {
-        DATA: json.dumps({**_data(methods, comparison), "failed": dict(failed or {})}, indent=1, allow_nan=False),
+        DATA: json.dumps(_finite(data), indent=1, allow_nan=False),
         MEASURES: _table(_measure_rows(methods)),
         CHUNKS: _table(_chunk_rows(methods)),
         PAGE: render(methods, comparison, shown, made, failed or {}, facts),
@@ -63,8 +70,8 @@ def write_report(
     try:
         folder.mkdir(exist_ok=True)
         for name, text in content.items():
-            with replacing(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+            with replacing(folder / name) as temporary:  # a file's name need not be Unicode
+                temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError(f"cannot write the report into {folder}: {error}") from error
     return folder / PAGE
@@ -102,8 +109,7 @@ def _video(method: str, video: Measurements) -> dict[str, Any]:
         "cuts": list(video.cuts),
         "seams": [asdict(seam) for seam in video.seams],
         "chunks": [
-            {"number": chunk.number, "start": chunk.start, "stop": chunk.stop}
-            | {key: _finite(means[key][i]) for key in keys}
+            {"number": chunk.number, "start": chunk.start, "stop": chunk.stop} | {key: means[key][i] for key in keys}
             for i, chunk in enumerate(video.chunks)
         ],
         "latents": {name: values.tolist() for name, values in video.latents.items()},
@@ -150,5 +156,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _finite(content: Any) -> Any:
+    """The same with None, as JSON can say it, for every number that is not finite."""
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

@@ -46,3 +46,7 @@ class Scenes:
     def finish(self, num_frames: int) -> None:
         last = self._library.FrameTimecode(max(0, num_frames - 1), self._fps)
         self.cuts += [cut.frame_num for cut in self._detector.post_process(last)]
+
+    def count(self, first: int) -> float:
+        """Scenes that the frames from `first` on go through; a cut at `first` itself, from what is before, counts."""
+        return 1.0 + sum(cut >= first for cut in self.cuts)

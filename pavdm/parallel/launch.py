@@ -7,9 +7,10 @@ import os
 from pavdm.errors import InputError
 
 
-def is_leader() -> bool:
-    """Whether this is the process that speaks to the user: the only one, or the first of several."""
-    return os.environ.get("RANK", "0") == "0"
+def is_leader(size: int | None = None) -> bool:
+    """Whether this is the process that speaks to the user: the first of all, or of its team of `size` processes."""
+    rank = int(os.environ.get("RANK", "0"))
+    return rank == 0 if size is None else rank % max(1, size) == 0
 
 
 def local_place() -> int:

@@ -151,6 +151,33 @@ def test_torchrun_s_processes_know_that_they_are_one_launch(monkeypatch):
     assert (launch.rank, launch.local_rank, launch.world_size) == (3, 1, 4)
 
 
+def test_a_second_launch_under_a_fixed_rdzv_id_is_another_and_a_restarted_process_is_not(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "job1")
+    first = Launch.from_environment()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert Launch.from_environment().run == first.run
+    monkeypatch.setattr(os, "getppid", lambda: -1)
+    assert Launch.from_environment().run != first.run
+
+
+def test_two_machines_that_begin_at_the_same_moment_agree_on_one_launch(tmp_path, monkeypatch):
+    first, second = (Member(tmp_path / "members", Launch(run=run), {"rank": 0}) for run in ("one", "two"))
+    names = sorted((first.token, second.token))
+    seen = []
+
+    def see(self):  # nobody is there at the first look; at the second, both are
+        seen.append(self.token)
+        return others(self) if seen.count(self.token) > 1 else []
+
+    others = Member.others
+    monkeypatch.setattr(Member, "others", see)
+    first.folder.mkdir()
+    for one in (first, second):
+        one._write()
+    with first, second:
+        assert first.run == second.run == ("one" if names[0] == first.token else "two")
+
+
 def test_processes_of_one_number_in_two_containers_do_not_write_to_one_temporary_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "getpid", lambda: 7)
     monkeypatch.setattr(threading, "get_ident", lambda: 7)

@@ -45,6 +45,7 @@ def test_every_bad_line_is_named_by_its_number_at_once(tmp_path):
         7: ('a{"reference_path": "a.mp4;b.mp4"}', "one clip"),
         8: ("a | clip.mp4", "without ||"),
         9: ('a{"reference_path": 3}', "must be texts"),
+        10: ('a||b.mp4{"mask_strategy": "0,0,0,0,5,0"}', "as reference_path"),
     }
     with pytest.raises(InputError) as error:
         read(tmp_path / "list.txt", "\n".join(["good", *(text for text, _ in bad.values())]))

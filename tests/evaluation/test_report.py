@@ -2,15 +2,18 @@
 
 import csv
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from pavdm.cli import main
-from pavdm.evaluation import measure, registry, write_report
+from pavdm.evaluation import measure, measurement, registry, write_report
 from pavdm.evaluation.markdown import as_markdown
 from pavdm.video_writer import VideoWriter
 
@@ -133,6 +136,68 @@ def test_a_damaged_video_costs_only_its_own_numbers(videos, capsys):
     assert "<h2>Failed</h2>" in page and bad in page
 
 
+def test_whatever_a_video_raises_costs_only_its_own_numbers(videos, monkeypatch, capsys):
+    def read(path, *_):
+        if path.stem == "clip0":
+            raise ArithmeticError
+        return real(path)
+
+    real = measurement.read_frames
+    monkeypatch.setattr(measurement, "read_frames", read)
+    group = ["--group", f"a={videos}/a/*.mp4"]
+    assert main(["eval", *group, "--out", str(videos / "report")]) == 1
+    data = json.loads((videos / "report" / "report.json").read_text())
+    assert [v["name"] for v in data["videos"]] == ["clip1"]
+    assert data["failed"] == {str(videos / "a" / "clip0.mp4"): "ArithmeticError"}
+
+
+def test_latents_and_records_that_are_not_finite_leave_a_report_of_the_rest(moving, tmp_path):
+    video = write(tmp_path / "v.mp4", moving(40), {"guidance": float("nan"), "prompt": "a \ud800 b"})
+    latents = torch.randn(1, 4, 20, 2, 3)
+    latents[:, :, 15:] = torch.nan
+    save_file({"latents": latents}, tmp_path / "l.safetensors")
+    odd = video.rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    assert main(["eval", str(odd), "--latents", str(tmp_path / "l.safetensors"), "--out", str(tmp_path / "r")]) == 0
+    (found,) = json.loads((tmp_path / "r" / "report.json").read_text())["videos"]
+    assert found["summary"]["latent_mean_drift"] is None and found["summary"]["luma.mean"] > 0
+    assert found["record"]["guidance"] is None
+    assert "caf" in (tmp_path / "r" / "index.html").read_text() and "caf" in (tmp_path / "r" / "chunks.csv").read_text()
+
+
+def test_every_method_has_videos_on_the_page(moving, tmp_path):
+    frames = moving(36)
+    many = {m: [measure(frames, name=f"{m}{i}", pictures=i < 2) for i in range(3)] for m in ("a", "b")}
+    page = write_report(many, tmp_path / "r", shown=4).read_text()
+    assert re.findall(r'<section class="card c\d" id="video\d+"><h2><span class="swatch"></span>(\w+)</h2>', page) == [
+        "a0", "b0", "a1", "b1",
+    ]  # fmt: skip
+    many["a"][0] = measure(frames, name="a0")  # without pictures: one that has them goes first
+    page = write_report(many, tmp_path / "s", shown=4).read_text()
+    assert re.findall(r'id="video\d+"><h2><span class="swatch"></span>(\w+)</h2>', page) == ["b0", "a1", "b1", "a0"]
+
+
+def test_many_videos_of_two_methods_get_their_pictures_by_turns(moving, tmp_path):
+    for method in "ab":
+        (tmp_path / method).mkdir()
+        for number in range(8):
+            write(tmp_path / method / f"{number}.mp4", moving(20, seed=number))
+    (tmp_path / "a" / "0.mp4").write_bytes(b"no video")
+    groups = ["--group", f"a={tmp_path}/a/*.mp4", "--group", f"b={tmp_path}/b/*.mp4"]
+    assert main(["eval", *groups, "--out", str(tmp_path / "r")]) == 1
+    page = (tmp_path / "r" / "index.html").read_text()
+    sections = re.findall(r'<section class="card (c\d)" id="video\d+">(.*?)</section>', page, re.DOTALL)
+    assert [colour for colour, _ in sections].count("c0") == 6
+    assert all('<ol class="sheet">' in section for _, section in sections)
+
+
+def test_a_seam_without_any_step_and_a_method_without_new_frames_make_a_page_too(moving, still, tmp_path):
+    twos = np.repeat(moving(16), 2, axis=0)  # frame 17 is frame 16 again
+    short = measure(still(20), name="short", clip_frames=30)
+    assert short.summary["scenes"] is None
+    assert measure(twos).seams[0].ratio == 0
+    Page(write_report({"v": [measure(twos, name="twos")], "w": [short]}, tmp_path / "r").read_text())
+
+
 def test_if_no_video_can_be_read_there_is_no_report(tmp_path, capsys):
     (tmp_path / "v.mp4").write_bytes(b"no video")
     assert main(["eval", str(tmp_path / "v.mp4"), "--out", str(tmp_path / "r")]) == 2
@@ -168,6 +233,9 @@ def test_a_freeze_and_a_single_frame_make_a_page_too(still, tmp_path):
         (["v.mp4", "--out", "r", "--latents", "a", "--latents", "b"], "once for every VIDEO"),
         (["v.mp4", "--out", "v.mp4"], "is a file"),
         (["v.mp4", "--out", "no/where"], "does not exist"),
+        (["v.mp4", "--out", "r", "--chunk-frames", "0"], "at least 2 frames"),
+        (["v.mp4", "--out", "r", "--prompt", "a lake"], "give --clip DIR"),
+        (["v.mp4", "--out", "r", "--device", "cuda"], "for networks, and there is none"),
         (["v.mp4", "--out", "r", "--chunk-frames", "1"], "at least 2 frames"),
         (["v.mp4", "--out", "r", "--clip-frames", "-1"], "0 or more"),
     ],
@@ -180,6 +248,17 @@ def test_what_cannot_be_reported_is_refused_and_nothing_is_written(
     assert main(["eval", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
+
+
+def test_a_folder_that_takes_no_files_is_refused_before_measuring(moving, tmp_path, capsys, monkeypatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    video = write(tmp_path / "v.mp4", moving(4))
+    assert main(["eval", str(video), "--out", str(tmp_path / "r")]) == 2
+    told = capsys.readouterr()
+    assert "cannot be written into" in told.err and "No space left" in told.err and told.out == ""
 
 
 def test_a_report_is_replaced_only_if_asked(moving, tmp_path, capsys):

@@ -19,6 +19,11 @@ def test_a_hard_cut_is_a_second_scene(still, noisy):
     assert found.summary["scenes"] == 2
 
 
+def test_a_cut_at_the_joint_with_the_clip_counts_and_those_of_the_clip_do_not(still, noisy):
+    frames = noisy(np.concatenate([still(30, seed=1), still(30, seed=2), still(40, seed=3)]))
+    assert [measure(frames, clip_frames=clip).summary["scenes"] for clip in (0, 30, 60, 61)] == [3, 3, 2, 1]
+
+
 def test_motion_and_a_slow_fade_are_no_cut(moving):
     fade = (moving(60) * np.linspace(1, 0.2, 60)[:, None, None, None]).astype(np.uint8)
     assert measure(fade).summary["scenes"] == 1
