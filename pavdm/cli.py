@@ -40,6 +40,12 @@ _OUT_OF_MEMORY_TRAINING = (
 )
 
 
+_OUT_OF_MEMORY_ENCODING = (
+    "the memory does not suffice: try smaller clips (--bucket, --size, --frames), --dtype bf16 or --tile 32. "
+    "Finished shards in --out are kept, and other settings need another --out"
+)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit status: 0 done, 2 bad input, 130 interrupted; 1 doctor found something amiss, a
     workflow failed on its server, a video of a batch failed, or another process of the run did.
@@ -68,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         if speaks:
-            advice = _OUT_OF_MEMORY_TRAINING if options.command == "train" else OUT_OF_MEMORY
+            advices = {"train": _OUT_OF_MEMORY_TRAINING, "preprocess": _OUT_OF_MEMORY_ENCODING}
+            advice = advices.get(options.command, OUT_OF_MEMORY)
             print(f"error: {advice} ({str(error).splitlines()[0]})", file=sys.stderr)
         return EXIT_INPUT
     return status

@@ -59,6 +59,7 @@ def plan_from(options: argparse.Namespace) -> Plan:
     refuse_unused(options, defaults, tasks.owners())
     if options.seed < 0:
         raise InputError(f"--seed must be at least 0: got {options.seed}")
+    _refuse_run(options.start)
     plan = tasks.TASKS[options.what].plan(options)
     if plan.skipped and is_leader():
         first = plan.skipped[0]
@@ -80,6 +81,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add_data_options(parser)
     for task in tasks.TASKS.values():
         task.add_options(parser)
+
+
+def _refuse_run(start: Path | None) -> None:
+    """Raise InputError if --from names a run or one of its checkpoints, and not the network in it."""
+    from pavdm.training.run_directory import PROGRESS, RunDirectory
+
+    if start is None or not start.is_dir():
+        return
+    steps = RunDirectory(start).steps()
+    checkpoint = RunDirectory(start).checkpoint(steps[-1]) if steps else start
+    if (checkpoint / PROGRESS).is_file():
+        raise InputError(f"{start} is the folder of a run: the network to go on from is in {checkpoint / 'model'}")
 
 
 def _words(arg_line: str) -> list[str]:
@@ -123,6 +136,15 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--cpu", action="store_true", help="train on the CPU though there is a GPU")
 
 
+def _warmup(options: argparse.Namespace) -> int:
+    """As typed, else that of the run that goes on, which may be made longer."""
+    from pavdm.training.run_directory import RunDirectory
+
+    begun = RunDirectory(options.out).newest() if options.warmup is None else None
+    chosen = options.warmup if begun is None else begun.settings.get("warmup")
+    return int(min(WARMUP, options.steps // 10) if chosen is None else chosen)
+
+
 def run_options(options: argparse.Namespace) -> RunOptions:
     from pavdm.training.run_options import RunOptions
 
@@ -131,7 +153,7 @@ def run_options(options: argparse.Namespace) -> RunOptions:
     return RunOptions(
         steps=options.steps,
         learning_rate=options.learning_rate,
-        warmup=min(WARMUP, options.steps // 10) if options.warmup is None else options.warmup,
+        warmup=_warmup(options),
         decay=options.decay,
         accumulation=options.accumulation,
         clip=options.clip,

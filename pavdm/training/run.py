@@ -82,12 +82,18 @@ def train(
         accelerator = Accelerator(
             gradient_accumulation_steps=options.accumulation,
             mixed_precision=options.precision,
-            cpu=options.cpu,
+            cpu=options.cpu or not torch.accelerator.is_available(),  # else accelerate forms no group of CPUs
             kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:  # such as fp16 on a CPU, in older versions
         raise InputError(f"accelerate cannot train like this: {error}") from error
     try:
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if accelerator.num_processes != launched:
+            raise InputError(
+                f"{launched} processes were launched, and accelerate sees {accelerator.num_processes}: each would "
+                "train alone, all in one folder. Add --cpu, or launch one"
+            )
         with ExitStack() as stack:
             run = _Run(accelerator, task, options, out, quiet, stack)
             if run.main:
@@ -202,7 +208,9 @@ class _Run:
         names: list[str] = []
         norm = torch.zeros(())
         for _ in range(self.options.accumulation):
-            batch = send_to_device(next(batches), accelerator.device)
+            batch = next(batches)
+            self._note_unreadable(getattr(batch, "skipped", ()))
+            batch = send_to_device(batch, accelerator.device)
             with accelerator.accumulate(self.model):
                 loss, logs = self.model(batch)
                 accelerator.backward(loss)
@@ -228,6 +236,11 @@ class _Run:
             losses = dict(zip(names, means[1:], strict=True))
             self.log.step(step + 1, {**losses, "learning_rate": rate, "gradient_norm": float(norm)})
         return means[0] > 0
+
+    def _note_unreadable(self, skipped: Sequence[Skipped]) -> None:
+        """List what could not be read when it was its turn, in whichever process; another clip stood in for it."""
+        for item in self.directory.list_skipped(skipped):
+            logger.warning("%s is left out: %s", item.path, item.reason)
 
     def _save(self, done: int) -> None:
         raw = weights_in_full(self.model)
@@ -299,7 +312,7 @@ def _prepared(accelerator: Accelerator, objective: nn.Module, options: RunOption
                     register_fsdp_forward_method(module, name)
     else:
         model = accelerator.prepare(objective)
-        if options.cpu and isinstance(model, DistributedDataParallel):
+        if accelerator.device.type == "cpu" and isinstance(model, DistributedDataParallel):
             add_in_rank_order(model)
         prepared = accelerator.prepare(optimizer(model))
     return model, prepared

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pavdm.errors import InputError
 from pavdm.models.write import write_json, write_state_dict
-from pavdm.training.data.clip_list import SKIPPED, Skipped, write_skipped
+from pavdm.training.data.clip_list import SKIPPED, Skipped, add_skipped
 
 STATE, PROGRESS = "state.safetensors", "progress.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -50,7 +50,7 @@ class Progress:
 
 
 class RunDirectory:
-    """See the module. Only the main process writes. Raises InputError if the folder cannot be made."""
+    """See the module. Only the main process writes, but for `list_skipped`. Raises InputError if it cannot be made."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -66,10 +66,11 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"cannot write to the run's folder {self.directory}: {error.strerror or error}") from error
 
-    def list_skipped(self, skipped: Sequence[Skipped]) -> None:
-        """List what is not trained on, if there is any. Raises InputError if it cannot be written."""
-        if skipped:
-            write_skipped(self.directory / SKIPPED, skipped)
+    def list_skipped(self, skipped: Sequence[Skipped]) -> list[Skipped]:
+        """Add to the list what is not trained on and not in it yet; what was added. Any process may.
+
+        Raises InputError if it cannot be written."""
+        return add_skipped(self.directory / SKIPPED, skipped) if skipped else []
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints there, rising."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pavdm.training.data.source import Source
     from pavdm.training.data.sources import Data
     from pavdm.training.memory import MemoryEstimate
+    from pavdm.training.task import Share
 
 SIZES = ("tiny", "small", "xl")
 
@@ -78,16 +79,18 @@ def data_of(options: argparse.Namespace) -> Data:
 
 
 def open_pixels(options: argparse.Namespace) -> PixelSource:
-    """Clips in pixels. Raises InputError if --data names none."""
+    """Clips in pixels. Raises InputError if --data names none, or too few for a step."""
     from pavdm.training.data.sources import pixel_source
 
-    return pixel_source(data_of(options), options.batch_size, options.seed)
+    source = pixel_source(data_of(options), options.batch_size, options.seed)
+    source.check(_share(options))
+    return source
 
 
 def open_clips(options: argparse.Namespace) -> Source:
     """Clips as latents and text features: pre-computed, or encoded while training by --vae and --text-encoder.
 
-    Raises InputError if --data names none, or the networks are missing that encode them.
+    Raises InputError if --data names none, or too few for a step, or the networks are missing that encode them.
     """
     from pavdm.models.weights import fingerprint
     from pavdm.training.data.coding import Coding
@@ -102,7 +105,16 @@ def open_clips(options: argparse.Namespace) -> Source:
     networks = {"vae": options.vae, "text encoder": options.text_encoder}
     identity = {} if data.is_latents else {name: fingerprint(path)[:16] for name, path in networks.items()}
     coding = Coding(seed=options.seed, aesthetic=options.aesthetic, identity=identity)
-    return clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options))
+    source = clip_source(data, options.batch_size, options.seed, coding, lambda: _coder(options))
+    source.check(_share(options))
+    return source
+
+
+def _share(options: argparse.Namespace) -> Share:
+    """The first process's, of as many as were launched."""
+    from pavdm.training.task import Share
+
+    return Share(0, int(os.environ.get("WORLD_SIZE", "1")), options.accumulation)
 
 
 def _coder(options: argparse.Namespace) -> Coder:

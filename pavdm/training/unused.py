@@ -1,4 +1,7 @@
-"""Options of `pavdm train` that would change nothing are refused: whoever typed them expects that they do."""
+"""Options of `pavdm train` that would change nothing are refused: whoever typed them expects that they do.
+
+But for those of samples: `--sample-every 0` after a recipe is to be all that turns them off.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +44,8 @@ def _unread(options: argparse.Namespace, owners: Mapping[str, str]) -> Iterator[
         whole = options.objective == "whole-clip"
         for name in WINDOW_NOISE if whole else ("timesteps", "frame_masks"):
             yield name, f"belongs to --objective {'progressive' if whole else 'whole-clip'}"
+        if not whole:
+            yield from _unread_of_windows(options)
         if options.data is not None and _holds_latents(options.data):
             for name in (*FORM, "clips", "first_seed", *ENCODING):
                 yield name, f"has no meaning for clips that are pre-computed, as {options.data} is"
@@ -51,6 +56,19 @@ def _unread(options: argparse.Namespace, owners: Mapping[str, str]) -> Iterator[
         for name in (*FORM, "vae", "text_encoder"):
             yield name, "has no meaning for --what text-encoder, which reads captions alone"
         yield "sample_every", "has no meaning for --what text-encoder, which makes nothing to look at"
+
+
+def _unread_of_windows(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    for scale in ("variance", "shift"):
+        if scale not in options.noise_pattern:
+            yield f"{scale}_scale", f"has no meaning for --noise-pattern {options.noise_pattern}"
+    if options.no_variable_length:
+        for name in ("partial_share", "partial_place"):
+            yield name, "has no meaning with --no-variable-length"
+    if options.no_overlap:
+        yield "text_only_share", "has no meaning with --no-overlap, where no window has a clean chunk"
+    elif options.text_only_share == 1:
+        yield "partial_place", "has no meaning with --text-only-share 1, where windows only grow"
 
 
 def _holds_latents(name: str) -> bool:

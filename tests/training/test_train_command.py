@@ -152,6 +152,14 @@ def test_a_short_run_reaches_its_learning_rate() -> None:
         (["--what", "text-encoder", "--data", "world", "--vocabulary", "-5"], "--vocabulary must lie in 261"),
         (["--seed", "-1", "--data", "world"], "--seed must be at least 0"),
         (["--epsilon", "0"], "epsilon must be above 0"),
+        (
+            ["--noise-pattern", "linear", "--shift-scale", "2"],
+            "--shift-scale has no meaning for --noise-pattern linear",
+        ),
+        (["--variance-scale", "3"], "--variance-scale has no meaning for --noise-pattern linear-shift"),
+        (["--no-variable-length", "--partial-share", "0.9"], "--partial-share has no meaning with --no-variable"),
+        (["--no-overlap", "--text-only-share", "0.5"], "--text-only-share has no meaning with --no-overlap"),
+        (["--text-only-share", "1", "--partial-place", "anywhere"], "--partial-place has no meaning with --text-only"),
     ],
 )
 def test_options_that_would_change_nothing_or_fit_nothing_are_refused(
@@ -338,6 +346,33 @@ def test_samples_that_could_not_be_made_are_refused_before_the_run(
         assert cli.main([*command, *typed]) == 2
         assert said in capsys.readouterr().err
         assert cli.main([*command, *typed, "--sample-every", "0"]) == 0
+
+
+def test_a_short_run_can_be_made_longer_by_its_steps_alone(tmp_path: Path) -> None:
+    command = ["train", *SMALL, "--cpu", "--workers", "0", "--quiet", "--sample-every", "0", "--out", str(tmp_path)]
+    assert cli.main([*command, "--steps", "10"]) == 0
+    assert cli.main([*command, "--steps", "20"]) == 0
+    settings = json.loads((tmp_path / "step-000020" / "progress.json").read_text())["settings"]
+    assert settings["warmup"] == 1
+
+
+def test_the_folder_of_a_run_is_not_taken_for_its_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", *CPU, "--sample-every", "0", "--window-chunks", "2", "--chunk", "2", "--denoise-steps", "4"]
+    run = tmp_path / "run"
+    assert cli.main([*command, "--like", "tiny", "--steps", "1", "--out", str(run)]) == 0
+    for start in (run, run / "step-000001"):
+        assert cli.main([*command, "--from", str(start), "--steps", "1", "--out", str(tmp_path / "second")]) == 2
+        assert f"the network to go on from is in {run / 'step-000001' / 'model'}" in capsys.readouterr().err
+
+
+def test_progress_and_memory_are_told_before_and_while_a_run_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", *SMALL, *(word for word in CPU if word != "--quiet"), "--sample-every", "0"]
+    assert cli.main([*command, "--steps", "2", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().err
+    assert said.index("memory of one process:") < said.index("in all") < said.index("training")
+    assert "2/2" in said and "left" in said and "loss" in said
 
 
 def test_a_run_that_would_change_its_settings_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -58,7 +60,20 @@ def test_clips_are_encoded_once_and_trained_on(latents: Path, tmp_path: Path) ->
 def test_the_command_of_the_readme_trains_with_two_processes(latents: Path, tmp_path: Path) -> None:
     """`accelerate launch` around `pavdm train` does with half the batch in each what one process does with the whole."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
-    run = ["train", *WINDOW, *RUN[:-2], "--data", str(latents), "--workers", "0", "--steps", "3", "--sample-every", "0"]
+    environment["CUDA_VISIBLE_DEVICES"] = ""  # on CPUs, and without being told so
+    run = [
+        "train",
+        *WINDOW,
+        *RUN[1:-2],
+        "--data",
+        str(latents),
+        "--workers",
+        "0",
+        "--steps",
+        "3",
+        "--sample-every",
+        "0",
+    ]
     found = []
     for name, processes, batch in (("one", 1, "2"), ("two", 2, "1")):
         launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
@@ -69,6 +84,7 @@ def test_the_command_of_the_readme_trains_with_two_processes(latents: Path, tmp_
         lines = (tmp_path / name / "loss.jsonl").read_text("utf-8").splitlines()
         found.append([json.loads(line)["loss"] for line in lines])
     assert found[0] == pytest.approx(found[1], rel=1e-4) and len(found[0]) == 3
+    assert settings(tmp_path / "two")["batches per step"] == 2
     assert load_stdit3(tmp_path / "two" / "step-000003" / "model")
 
 
@@ -96,6 +112,29 @@ ON_PICTURES = {
     "vae": ["--part", "spatial", "--bucket", "32x48:1", "--batch-size", "2"],
     "text-encoder": [],
 }
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_file_that_fails_when_it_is_its_turn_is_listed_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, make_clip: Callable[..., Path], workers: str
+) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "run"
+    clips.mkdir()
+    for number in range(3):
+        make_clip(f"clips/{number}.mkv", [np.full((32, 48, 3), 4 * frame, np.uint8) for frame in range(34)])
+        (clips / f"{number}.txt").write_text("a clip", "utf-8")
+    torn = clips / "1.mkv"
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 3])  # its first frame, which is looked at, is there
+    command = ["train", "--what", "vae", "--like", "tiny", "--data", str(clips), "--out", str(out), "--batch-size", "3"]
+    command += ["--size", "32x48", "--frames", "17", "--cpu", "--quiet", "--workers", workers, "--warmup", "0"]
+    for steps in ("3", "4"):
+        assert cli.main([*command, "--steps", steps]) == 0
+        with (out / "skipped.csv").open() as file:
+            ((listed, reason),) = [(row["path"], row["reason"]) for row in csv.DictReader(file)]
+        assert listed == str(torn) and "decode" in reason
+    assert [message for message in caplog.messages if "1.mkv is left out" in message] == [
+        f"{torn} is left out: {reason}"
+    ]
 
 
 @pytest.mark.parametrize("what", ON_PICTURES)

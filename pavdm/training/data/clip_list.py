@@ -56,7 +56,7 @@ def read_clip_list(source: str | Path) -> tuple[list[CaptionedClip], list[Skippe
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{source} is not text in UTF-8 of the expected form: {error}") from error
     if not clips:
-        raise InputError(f"{source} names no clip with a caption; {len(skipped)} files have none")
+        raise InputError(f"{source} names no clip with a caption that can be read; {len(skipped)} files have none")
     return clips, skipped
 
 
@@ -68,9 +68,31 @@ def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
         rows.writerows((item.path, item.reason) for item in skipped)
 
 
+def add_skipped(path: Path, skipped: Iterable[Skipped]) -> list[Skipped]:
+    """Append to such a list the files that it does not name yet; these. Raises InputError if it cannot be written."""
+    try:
+        with path.open("a+", encoding="utf-8", newline="") as file:
+            file.seek(0)
+            named = {row[0] for row in csv.reader(file) if row}
+            added = [item for item in {item.path: item for item in skipped}.values() if str(item.path) not in named]
+            rows = csv.writer(file)
+            if not named:
+                rows.writerow(("path", "reason"))
+            rows.writerows((item.path, item.reason) for item in added)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    return added
+
+
 def _csv_rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     with source.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file)
+        header = reader.fieldnames or []
+        if not {"path", "text"} <= set(header):
+            found = ", ".join(map(repr, header)) if header else "nothing"
+            raise InputError(
+                f"{source}: its first line must name the columns, path and text among them: got {found:.100}"
+            )
         for row in reader:
             yield reader.line_num, row
 
@@ -93,7 +115,14 @@ def _from_rows(source: Path, rows: Iterator[tuple[int, Mapping[str, Any]]]) -> I
         if not isinstance(path, str) or not path or not isinstance(text, str):
             raise InputError(f"{source}, line {number}: expected the fields path and text, got {dict(row)!r:.100}")
         beside = source.parent / path
-        yield CaptionedClip(beside if beside.exists() or not Path(path).exists() else Path(path), text.strip())
+        yield CaptionedClip(beside if _exists(beside) or not _exists(Path(path)) else Path(path), text.strip())
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # such as a name that is too long for one: a caption in the place of a path
+        return False
 
 
 def _from_folder(folder: Path, skipped: list[Skipped]) -> Iterator[CaptionedClip]:
@@ -101,7 +130,14 @@ def _from_folder(folder: Path, skipped: list[Skipped]) -> Iterator[CaptionedClip
         if path.suffix.lower() == ".txt" or path.name.startswith(".") or not path.is_file():
             continue
         caption = path.with_suffix(".txt")
-        if caption.is_file():
-            yield CaptionedClip(path, caption.read_text(encoding="utf-8-sig").strip())
-        else:
+        if not caption.is_file():
             skipped.append(Skipped(path, f"no caption: {caption.name} is not beside it"))
+            continue
+        try:
+            text = caption.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            skipped.append(Skipped(path, f"its caption {caption.name} is not text in UTF-8"))
+        except OSError as error:
+            skipped.append(Skipped(path, f"its caption {caption.name} cannot be read: {error.strerror or error}"))
+        else:
+            yield CaptionedClip(path, text.strip())

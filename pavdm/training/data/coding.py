@@ -163,6 +163,9 @@ class EncodedSource:
             for each in self.source.extents()
         ]
 
+    def check(self, share: Share) -> None:
+        self.source.check(share)
+
     def clips(self, share: Share) -> Dataset[Clips]:
         """Raises InputError if there are too few clips for one step."""
         largest = largest_batch(self.source.extents())
@@ -184,4 +187,4 @@ class _Encoded(Dataset[Clips]):
         latents = [self._coder.latents(pixels[None], name) for pixels, name in zip(batch.pixels, names, strict=True)]
         embeddings = tuple(self._coder.embedding(self._coding.caption(text)) for text in batch.texts)
         height, width = batch.pixels.shape[-2:]
-        return Clips(torch.stack(latents), embeddings, batch.fps, (height, width))
+        return Clips(torch.stack(latents), embeddings, batch.fps, (height, width), skipped=batch.skipped)

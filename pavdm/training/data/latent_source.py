@@ -50,6 +50,12 @@ class LatentSource:
         forms = sorted({(clip.latents, clip.size) for _, clip in self.shards.clips})
         return [Extent(self.batch_size, latents, size) for latents, size in forms]
 
+    def check(self, share: Share) -> None:
+        keys, sizes = _keys(self.shards), [self.batch_size] * len(self.shards)
+        epoch_order(keys, sizes, seed=self.seed, epoch=0, share=share)
+        for key, count in never_used(keys, sizes, share).items():
+            logger.warning("%d clips with latents, size and fps %s are never used: they fill no step", count, key)
+
     def clips(self, share: Share) -> Dataset[Clips]:
         """Raises InputError if there are too few clips for one step."""
         return _Batches(self.shards, self.batch_size, self.seed, share)
@@ -63,15 +69,18 @@ class LatentSource:
         }
 
 
+def _keys(shards: ShardFolder) -> list[tuple[Any, ...]]:
+    """What clips have to share to stand in one batch."""
+    return [(clip.latents, clip.size, clip.fps) for _, clip in shards.clips]
+
+
 class _Batches(Dataset[Clips]):
     def __init__(self, shards: ShardFolder, batch_size: int, seed: int, share: Share) -> None:
         self._shards = shards
-        self._keys = [(clip.latents, clip.size, clip.fps) for _, clip in shards.clips]
+        self._keys = _keys(shards)
         self._sizes = [batch_size] * len(self._keys)
         self._seed, self._share = seed, share
         self._order = EndlessOrder(self._epoch)
-        for key, count in never_used(self._keys, self._sizes, share).items():
-            logger.warning("%d clips with latents, size and fps %s are never used: they fill no step", count, key)
 
     def _epoch(self, epoch: int) -> Order:
         return epoch_order(self._keys, self._sizes, seed=self._seed, epoch=epoch, share=self._share)

@@ -38,6 +38,10 @@ class PixelSource(Protocol):
         """Every form of a batch that occurs."""
         ...
 
+    def check(self, share: Share) -> None:
+        """Raise InputError if there are too few clips for one step; warn of those that fill none."""
+        ...
+
     def pixels(self, share: Share) -> Dataset[Batch]:
         """Map-style data set: item m is the batch of micro-step m (see `Share`) for one process.
 
@@ -71,6 +75,14 @@ class FileSource:
         keys = sorted({entry.key for entry in self.dataset.entries})
         return [Extent(batch_size, (3, num_frames, *size), size) for size, num_frames, batch_size in keys]
 
+    def check(self, share: Share) -> None:
+        entries = self.dataset.entries
+        self.dataset.batches(0, seed=self.seed, share=share)
+        unused = never_used([entry.key for entry in entries], [entry.batch_size for entry in entries], share)
+        for (size, num_frames, _), count in unused.items():
+            where = f"{size[0]}x{size[1]} pixels and {num_frames} frames"
+            logger.warning("%d clips of %s are never used: they fill no step", count, where)
+
     def pixels(self, share: Share) -> Dataset[Batch]:
         """Raises InputError if there are too few clips for one step."""
         return _FileBatches(self.dataset, self.seed, share)
@@ -100,19 +112,12 @@ class _FileBatches(Dataset[Batch]):
     def __init__(self, dataset: ClipDataset, seed: int, share: Share) -> None:
         self._dataset, self._seed, self._share = dataset, seed, share
         self._order = EndlessOrder(self._epoch)
-        keys, sizes = [entry.key for entry in dataset.entries], [entry.batch_size for entry in dataset.entries]
-        for (size, num_frames, _), count in never_used(keys, sizes, share).items():
-            where = f"{size[0]}x{size[1]} pixels and {num_frames} frames"
-            logger.warning("%d clips of %s are never used: they fill no step", count, where)
 
     def _epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
         return self._dataset.batches(epoch, seed=self._seed, share=self._share)
 
     def __getitem__(self, index: int) -> Batch:
-        batch = collate([self._dataset[item] for item in self._order[index]])
-        for skipped in batch.skipped:
-            logger.warning("%s is skipped: %s", skipped.path, skipped.reason)
-        return batch
+        return collate([self._dataset[item] for item in self._order[index]])
 
 
 class FileClips:
@@ -163,6 +168,9 @@ class WorldSource:
     def extents(self) -> Sequence[Extent]:
         size = self.clips.size
         return [Extent(self.batch_size, (3, length, *size), size) for length in self.clips.lengths]
+
+    def check(self, share: Share) -> None:
+        """There are always enough."""
 
     def pixels(self, share: Share) -> Dataset[Batch]:
         return _WorldBatches(self.clips, self.batch_size, self.seed, share)

@@ -203,13 +203,14 @@ def _path(folder: Path, number: int) -> Path:
 
 
 def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Record the settings in `folder`, or hold them against those that are recorded."""
+    """Record the settings in `folder`, or hold them against those that its shards were made with."""
     path = folder / SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        recorded = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        if recorded != json.loads(json.dumps(settings)) and not any(folder.glob("*.safetensors")):
             write_json(path, settings)  # several processes may do so at once: they write the same
-        recorded = json.loads(path.read_text("utf-8"))
+            return
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be written or read: {error}") from error
     check_settings(recorded, settings, folder)

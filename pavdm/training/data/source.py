@@ -19,7 +19,8 @@ class Clips:
 
     latents: (B, C, T, H, W) fp32, on the CPU. embeddings: T5 features (tokens, width) of captions, real tokens only:
     first each clip's own, then those to which captions change. texts: (B, T), which of them each latent frame reads;
-    None if no caption changes. fps: of the video. size: (height, width) in pixels.
+    None if no caption changes. fps: of the video. size: (height, width) in pixels. skipped: what could not be read, and
+    has others in its place.
     """
 
     latents: Tensor
@@ -27,6 +28,7 @@ class Clips:
     fps: float
     size: tuple[int, int]
     texts: Tensor | None = None
+    skipped: tuple[Skipped, ...] = ()
 
 
 class Source(Protocol):
@@ -53,6 +55,10 @@ class Source(Protocol):
 
         In a step all processes have the same sizes, so that none waits for a longer clip.
         """
+        ...
+
+    def check(self, share: Share) -> None:
+        """Raise InputError if there are too few clips for one step; warn of those that fill none."""
         ...
 
     def settings(self) -> Mapping[str, Any]:

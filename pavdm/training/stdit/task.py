@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from pavdm.models.checkpoint import save_stdit3
 from pavdm.models.stdit3 import STDiT3
 from pavdm.training.chance import generator_for
+from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.source import Clips, Source
 from pavdm.training.stdit.lora import merged, save_lora
 from pavdm.training.stdit.noising import Noising
@@ -28,7 +29,8 @@ LORA_FILE = "lora.safetensors"
 @dataclass(frozen=True, eq=False)
 class NoisedClips:
     """A batch for the network. embeddings, fps, size, texts: as in `Clips`, texts of the frames shown. dropped: (B,)
-    bool, the clips that read the null embedding. With a history, `texts` begins with those of the chunk before."""
+    bool, the clips that read the null embedding. With a history, `texts` begins with those of the chunk before.
+    skipped: as in `Clips`."""
 
     noised: Noised
     embeddings: tuple[Tensor, ...]
@@ -36,6 +38,7 @@ class NoisedClips:
     fps: float
     size: tuple[int, int]
     texts: Tensor | None = None
+    skipped: tuple[Skipped, ...] = ()
 
     def to(self, device: torch.device | str) -> NoisedClips:
         embeddings = tuple(embedding.to(device) for embedding in self.embeddings)
@@ -69,7 +72,7 @@ class NoisedExamples(Dataset[NoisedClips]):
         noised = self.noising(clips, self.seed, step, numbers)
         texts = None if clips.texts is None else clips.texts[:, self.noising.frames(clips, self.seed, step)]
         drawn = [dropped_texts(1, self.text_dropout, generator_for(self.seed, "text", number)) for number in numbers]
-        return NoisedClips(noised, clips.embeddings, torch.cat(drawn), clips.fps, clips.size, texts)
+        return NoisedClips(noised, clips.embeddings, torch.cat(drawn), clips.fps, clips.size, texts, clips.skipped)
 
 
 class STDiTObjective(nn.Module):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from pavdm.models.spatial_vae import SpatialVAE
 from pavdm.models.vae import VideoVAE
+from pavdm.training.data.clip_list import Skipped
 
 SQUARE_WEIGHT, ABSOLUTE_WEIGHT, LATENT_WEIGHT = 10.0, 0.2, 0.1
 LOG_VARIANCE = (-30.0, 20.0)  # the range in which the network's answer counts, as in `VideoVAE.encode`
@@ -35,18 +36,18 @@ class PixelBatch:
     """pixels: (B, 3, F, H, W) in [-1, 1], F at most one piece (17). shown: frames that are decoded to pixels.
 
     noise: unit normal for the posteriors, (B * F, C, h, w) of the frames and (B, C', ceil(F / 4), h, w) of the clips;
-    the second is None if the spatial half is trained alone.
+    the second is None if the spatial half is trained alone. skipped: what could not be read; others stand in for it.
     """
 
     pixels: Tensor
     shown: tuple[int, ...]
     noise: tuple[Tensor, Tensor | None]
+    skipped: tuple[Skipped, ...] = ()
 
     def to(self, device: torch.device | str) -> PixelBatch:
         frames, clips = self.noise
-        return PixelBatch(
-            self.pixels.to(device), self.shown, (frames.to(device), None if clips is None else clips.to(device))
-        )
+        noise = frames.to(device), None if clips is None else clips.to(device)
+        return PixelBatch(self.pixels.to(device), self.shown, noise, self.skipped)
 
 
 class VAEObjective(nn.Module):

@@ -41,7 +41,8 @@ class NoisyPixels(Dataset[PixelBatch]):
         self._part, self._frames, self._seed = part, frames, seed
 
     def __getitem__(self, index: int) -> PixelBatch:
-        pixels = cropped(self._clips[index].pixels, self._config)
+        batch = self._clips[index]
+        pixels = cropped(batch.pixels, self._config)
         length = pixels.shape[2]
         frames, clip = _noise_shapes(self._config, *pixels.shape[2:])
         count = min(self._frames or length, length)
@@ -53,7 +54,7 @@ class NoisyPixels(Dataset[PixelBatch]):
             if self._part != "spatial":
                 of_clips.append(torch.randn(clip, generator=generator))
         noise = (torch.cat(of_frames), torch.stack(of_clips) if of_clips else None)
-        return PixelBatch(pixels, tuple(sorted(chosen.tolist())), noise)
+        return PixelBatch(pixels, tuple(sorted(chosen.tolist())), noise, batch.skipped)
 
 
 def _noise_shapes(config: VAEConfig, length: int, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

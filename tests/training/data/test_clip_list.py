@@ -49,12 +49,25 @@ def test_a_folder_gives_each_clip_the_text_beside_it_and_lists_those_without(tmp
     clips, skipped = read_clip_list(tmp_path)
     assert clips == [CaptionedClip(tmp_path / "b.mp4", "bee"), CaptionedClip(tmp_path / "deep/a.MOV", "ay")]
     assert [(s.path.name, s.reason) for s in skipped] == [("lonely.webm", "no caption: lonely.txt is not beside it")]
+    (tmp_path / "b.txt").write_bytes("caf\xe9".encode("latin-1"))
+    clips, skipped = read_clip_list(tmp_path)
+    assert [clip.text for clip in clips] == ["ay"]
+    assert next((s.path.name, s.reason) for s in skipped) == ("b.mp4", "its caption b.txt is not text in UTF-8")
+
+
+def test_a_caption_in_the_place_of_a_path_is_a_file_that_is_not_there(tmp_path):
+    (tmp_path / "a.csv").write_text("path,text\n" + "a long caption " * 40 + ",x.mp4\n")
+    ((clip,), _) = read_clip_list(tmp_path / "a.csv")
+    assert clip.text == "x.mp4" and clip.path.parent == tmp_path
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "file,text\nx.mp4,y\n", "line 2: expected the fields path and text"),
+        ("a.csv", "file,text\nx.mp4,y\n", "must name the columns, path and text among them: got 'file', 'text'"),
+        ("a.csv", "x.mp4,y\n", "got 'x.mp4', 'y'"),
+        ("a.csv", "path;text\nx.mp4;y\n", "got 'path;text'"),
+        ("a.csv", "", "got nothing"),
         ("a.csv", "path,text\nx.mp4,y\nz.mp4\n", "line 3: expected the fields path and text"),
         ("a.csv", "path,text\n", "names no clip"),
         ("a.jsonl", '{"path": "x.mp4", "text": "y"}\n{"path": ', "line 2: not JSON"),

@@ -122,7 +122,9 @@ def test_what_data_names_decides_the_kind(folder, tmp_path):
 def test_a_missing_shard_and_too_few_clips_are_told(folder, tmp_path, caplog):
     with pytest.raises(InputError, match="23 clips fill no batch"):
         LatentSource(folder, 30, seed=0).clips(Share())
-    LatentSource(folder, 12, seed=0).clips(Share())
+    with pytest.raises(InputError, match="23 clips fill no batch"):
+        LatentSource(folder, 30, seed=0).check(Share())
+    LatentSource(folder, 12, seed=0).check(Share())
     assert "are never used" in caplog.text
     copied = tmp_path / "copied"
     shutil.copytree(folder, copied)

@@ -22,6 +22,7 @@ from pavdm.errors import InputError
 from pavdm.files import temporary_beside
 from pavdm.models.checkpoint import load_vae
 from pavdm.models.text_encoder import TextEncoder
+from pavdm.training.data import coding
 from pavdm.training.data.coding import Coding
 from pavdm.training.data.dataset import Bucket
 from pavdm.training.data.latent_shards import ShardFolder, shard_name
@@ -253,6 +254,22 @@ def test_a_killed_command_goes_on_to_the_same_bytes(models, tmp_path, capsys):
     torch.testing.assert_close(
         stored.embeddings(number)[0].float(), encoder.encode([caption.lower()])[0], atol=2e-3, rtol=2e-3
     )
+
+
+def test_what_came_to_nothing_binds_nobody(models, tmp_path, capsys):
+    assert main(command(models, tmp_path / "out", "--vae", models / "stdit")) == 2
+    assert main(command(models, tmp_path / "out")) == 0
+    assert "6 clips encoded" in capsys.readouterr().out
+
+
+def test_what_to_do_without_enough_memory_can_be_done(models, tmp_path, capsys, monkeypatch):
+    def full(*_):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(coding.Networks, "latents", full)
+    assert main(command(models, tmp_path / "out")) == 2
+    error = capsys.readouterr().err
+    assert "--tile 32" in error and "--state" not in error and "--window-chunks" not in error
 
 
 def test_the_environment_of_a_launcher_says_which_part_is_done(models, tmp_path, monkeypatch, capsys):
