@@ -137,12 +137,14 @@ def facts_of(
         Fact(
             "colours and count right",
             f"{colours_right(end, scene):.0%}",
-            f"of the last {last / found.fps:.1f} s show exactly the clip's colours, none lost and none new; a shape "
+            f"of the last {last / found.fps:.2g} s show exactly the clip's colours, none lost and none new; a shape "
             "hidden behind another counts as lost",
         )
     ]
     if (kept := found.summary["motion_kept"]) is not None:
-        facts.append(Fact("motion kept", f"{kept:.0%}", "optical flow of the last 5 new seconds over the first 5"))
+        long = new_frames >= 10 * found.fps
+        which = "the last 5 new seconds over the first 5" if long else "the second half of what is new over the first"
+        facts.append(Fact("motion kept", f"{kept:.0%}", f"optical flow of {which}"))
     if (seam := found.summary["seam_ratio"]) is not None:
         facts.append(Fact("seam ratio", f"{seam:.2f}", "change across a chunk's boundary over that inside; 1: no seam"))
     facts.append(Fact("VAE", f"{psnr:.1f} dB", "PSNR of the clip, encoded and decoded"))
