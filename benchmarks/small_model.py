@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from pavdm.evaluation.reconstruction import reconstruction_psnr
 from pavdm.networks import Networks
 from pavdm.settings import Precision, Settings
 from pavdm.training.world import HELD_OUT, Scene, draw, make_scene
-from pavdm.training.world_measure import COLOURS, colour_areas, colours_right
+from pavdm.training.world_measure import COLOURS, MIN_SHARE, colour_areas, colours_right
 from pavdm.video_reader import read_frames
 from pavdm.video_writer import VideoWriter
 
@@ -38,18 +39,20 @@ LAST_SECONDS = 1.0  # what the end of a video shows
 MOTION_KEPT = 0.6  # at least, of what a video began with
 
 
-def single_scenes(count: int) -> list[Scene]:
-    """The first held-out scenes with one shape."""
+def held_out_scenes(count: int, single: bool) -> list[Scene]:
+    """The first held-out scenes with one shape, or with two or three."""
     seeds = iter(range(HELD_OUT, HELD_OUT + 10**6))
     height, width = small_model.SIZE
     scenes = (make_scene(seed, width / height) for seed in seeds)
-    return list(islice((scene for scene in scenes if len(scene.bodies) == 1), count))
+    return list(islice((scene for scene in scenes if (len(scene.bodies) == 1) == single), count))
 
 
 def recoloured(scene: Scene) -> tuple[str, str, str]:
-    """The scene's caption with another colour word; the colour that it names, and the scene's own."""
+    """The scene's caption with another colour word, that of no shape; the colour that it names, and the scene's own."""
     own = scene.bodies[0].colour
-    other = COLOURS[(COLOURS.index(own) + len(COLOURS) // 2) % len(COLOURS)]
+    taken = {body.colour for body in scene.bodies}
+    turned = (COLOURS[(COLOURS.index(own) + step) % len(COLOURS)] for step in range(len(COLOURS) // 2, len(COLOURS)))
+    other = next(colour for colour in turned if colour not in taken)
     return scene.caption.replace(f" {own} ", f" {other} ", 1), other, own
 
 
@@ -58,10 +61,10 @@ def write_clip(path: Path, scene: Scene, num_frames: int) -> None:
         writer.write(draw(scene, num_frames, small_model.SIZE, small_model.FPS))
 
 
-def main_colour(path: Path) -> str | None:
-    """The colour of the palette that covers most of the last second; None if none is to be seen."""
+def colours_at_the_end(path: Path) -> list[str]:
+    """The colours of the palette that are to be seen in the last second, that which covers most first."""
     areas = colour_areas(np.stack(list(read_frames(path))[-round(LAST_SECONDS * small_model.FPS) :])).mean(axis=0)
-    return COLOURS[int(areas.argmax())] if areas.max() > 0 else None
+    return [COLOURS[index] for index in areas.argsort()[::-1] if areas[index] >= MIN_SHARE]
 
 
 def vae_quality(networks: Networks, count: int) -> tuple[float, float]:
@@ -75,15 +78,28 @@ def vae_quality(networks: Networks, count: int) -> tuple[float, float]:
     return float(np.mean(found)), min(found)
 
 
-def share_right(jobs: list[tuple[Settings, str]], networks: Networks, say: Callable[[str], None]) -> float:
-    """Share of the videos whose last second shows mostly the colour that is named beside their settings."""
+@dataclass(frozen=True)
+class TextJob:
+    """A video from text alone. It is right if its last second shows most of `colour`, or with `replaced`, shows it among
+    others and not that one."""
+
+    settings: Settings
+    colour: str
+    replaced: str | None = None
+
+    def is_right(self, seen: Sequence[str]) -> bool:
+        return seen[:1] == [self.colour] if self.replaced is None else self.colour in seen and self.replaced not in seen
+
+
+def share_right(jobs: list[TextJob], networks: Networks, say: Callable[[str], None]) -> float:
     right = 0
-    for number, (settings, colour) in enumerate(jobs, 1):
-        if not settings.out.exists():
-            make_video(settings, networks, Monitor())
-        seen = main_colour(settings.out)
-        right += seen == colour
-        say(f"[{number}/{len(jobs)}] {settings.out.name}: {colour} asked for, {seen} seen")
+    for number, job in enumerate(jobs, 1):
+        if not job.settings.out.exists():
+            make_video(job.settings, networks, Monitor())
+        seen = colours_at_the_end(job.settings.out)
+        right += job.is_right(seen)
+        told = f"{job.colour} asked for{f' in place of {job.replaced}' if job.replaced else ''}, {', '.join(seen)} seen"
+        say(f"[{number}/{len(jobs)}] {job.settings.out.name}: {told}")
     return right / len(jobs)
 
 
@@ -137,7 +153,7 @@ def by_group(shares: Sequence[float], groups: Sequence[int | str]) -> str:
 def ten_seconds(folder: Path) -> float:
     """Wall-clock seconds of `pavdm extend` for ten new seconds after a clip of 64 frames, its start included."""
     clip, out = folder / "clip.mp4", folder / "ten_seconds.mp4"
-    (scene,) = single_scenes(1)
+    (scene,) = held_out_scenes(1, single=True)
     write_clip(clip, scene, 64)
     command = [sys.executable, "-m", "pavdm", "extend", str(clip), "--prompt", scene.caption, "--seconds", "10"]
     started = time.monotonic()
@@ -156,19 +172,22 @@ def main() -> int:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     networks = Networks(small_model.files(), Precision(torch.device("cpu"), torch.float32))
-    own, other, switched = [], [], []
-    for number, scene in enumerate(single_scenes(options.scenes)):
+    own, other, switched, several = [], [], [], []
+
+    def video(prompt: str, kind: str, number: int, seconds: float) -> Settings:
+        out = options.out / f"{kind}_{number:03d}.mp4"
+        return small_model.settings(prompt, out, seconds=seconds, seed=number)
+
+    for number, scene in enumerate(held_out_scenes(options.scenes, single=True)):
         caption, colour, before = recoloured(scene)
-        name = f"{number:03d}"
-
-        def job(prompt: str, kind: str, seconds: float, name: str = name, seed: int = number) -> Settings:
-            return small_model.settings(prompt, options.out / f"{kind}_{name}.mp4", seconds=seconds, seed=seed)
-
-        own.append((job(scene.caption, "own", TEXT_SECONDS), before))
-        other.append((job(caption, "other", TEXT_SECONDS), colour))
+        own.append(TextJob(video(scene.caption, "own", number, TEXT_SECONDS), before))
+        other.append(TextJob(video(caption, "other", number, TEXT_SECONDS), colour))
         both = f"|0s| {scene.caption} |{SWITCH_SECONDS / 2:g}s| {caption}"
-        switched.append((job(both, "switched", SWITCH_SECONDS), colour))
-    networks.encode(text for settings, _ in own + other + switched for text in texts_of(settings))
+        switched.append(TextJob(video(both, "switched", number, SWITCH_SECONDS), colour))
+    for number, scene in enumerate(held_out_scenes(options.scenes, single=False)):
+        caption, colour, before = recoloured(scene)
+        several.append(TextJob(video(caption, "several", number, TEXT_SECONDS), colour, before))
+    networks.encode(text for job in own + other + switched + several for text in texts_of(job.settings))
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
@@ -178,11 +197,15 @@ def main() -> int:
         rows = [
             ("VAE, PSNR of held-out clips", f"{mean:.1f} dB (worst {least:.1f})"),
             *going_on(options.out, options.scenes, networks, say),
-            ("text alone, the colour of the caption is seen", f"{share_right(own, networks, say):.0%}"),
-            ("text alone, another colour word in it", f"{share_right(other, networks, say):.0%}"),
+            ("text alone, one shape: the colour of the caption is seen", f"{share_right(own, networks, say):.0%}"),
+            ("text alone, one shape: another colour word in it is seen", f"{share_right(other, networks, say):.0%}"),
             (
-                "prompt switched half-way, the new colour is seen at the end",
+                "the same, switched half-way: the new colour is seen at the end",
                 f"{share_right(switched, networks, say):.0%}",
+            ),
+            (
+                "text alone, two or three shapes: another colour word is seen, and the one it replaced is not",
+                f"{share_right(several, networks, say):.0%}",
             ),
             ("10 s made after a clip of 64 frames, start and loading included", f"{ten_seconds(options.out):.0f} s"),
         ]

@@ -46,3 +46,17 @@ def test_a_video_that_begins_without_motion_keeps_none_and_ends_no_benchmark(
 
 def test_a_group_of_videos_has_its_own_mean(small_model: ModuleType) -> None:
     assert small_model.by_group([1.0, 0.5, 0.0], [1, 2, 2]) == "1: 100% (1), 2: 25% (2)"
+
+
+def test_a_caption_is_recoloured_with_a_colour_that_no_shape_of_it_has(small_model: ModuleType) -> None:
+    for single in (True, False):
+        for scene in small_model.held_out_scenes(8, single):
+            assert (len(scene.bodies) == 1) == single
+            caption, colour, replaced = small_model.recoloured(scene)
+            assert f" {colour} " in caption and f" {colour} " not in scene.caption and f" {replaced} " not in caption
+
+
+def test_a_colour_is_right_if_it_is_seen_most_or_has_taken_the_place_of_another(small_model: ModuleType) -> None:
+    one, among = small_model.TextJob(None, "red"), small_model.TextJob(None, "red", "blue")
+    assert one.is_right(["red", "blue"]) and not one.is_right(["blue", "red"]) and not one.is_right([])
+    assert among.is_right(["green", "red"]) and not among.is_right(["red", "blue"]) and not among.is_right(["green"])
