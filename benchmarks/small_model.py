@@ -80,8 +80,8 @@ def vae_quality(networks: Networks, count: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class TextJob:
-    """A video from text alone. It is right if its last second shows most of `colour`, or with `replaced`, shows it among
-    others and not that one."""
+    """A video from text alone. It is right if its last second shows most of `colour`; with `replaced`, if it shows it
+    among others, and not that one."""
 
     settings: Settings
     colour: str
