@@ -3,7 +3,7 @@
     python benchmarks/paper_table.py --out DIR --results docs/results.md
 
 makes the videos of 40 clips of the procedural world that no training has seen, with every method and the small model
-that ships, 60 s each, measures them and writes the table: some 4 hours for two processes on 2 cores. Other networks get
+that ships, 60 s each, measures them and writes the table: 2 to 4 hours for two processes on 2 cores. Other networks get
 clips in the published list's format, each long enough to fill the window (`pavdm cut --frames 102` for 6 noisy chunks):
 
     torchrun --nproc-per-node 8 benchmarks/paper_table.py --models DIR --list prompts.txt --clips DIR --label NAME ...
