@@ -56,7 +56,8 @@ def test_a_caption_is_recoloured_with_a_colour_that_no_shape_of_it_has(small_mod
             assert f" {colour} " in caption and f" {colour} " not in scene.caption and f" {replaced} " not in caption
 
 
-def test_a_colour_is_right_if_it_is_seen_most_or_has_taken_the_place_of_another(small_model: ModuleType) -> None:
-    one, among = small_model.TextJob(None, "red"), small_model.TextJob(None, "red", "blue")
-    assert one.is_right(["red", "blue"]) and not one.is_right(["blue", "red"]) and not one.is_right([])
-    assert among.is_right(["green", "red"]) and not among.is_right(["red", "blue"]) and not among.is_right(["green"])
+def test_a_colour_leads_or_is_seen_among_others(small_model: ModuleType) -> None:
+    jobs = [small_model.TextJob(None, "red", "blue")] * 4
+    seen = [["red", "blue"], ["blue", "red"], ["red"], []]
+    assert small_model.share_led(jobs, seen) == "50%"
+    assert small_model.share_among(jobs, seen) == "75% (50%)"
