@@ -137,7 +137,7 @@ def facts_of(
         Fact(
             "colours and count right",
             f"{colours_right(end, scene):.0%}",
-            f"of the last {last / found.fps:.2g} s show exactly the clip's colours, none lost and none new; a shape "
+            f"of the last {last / found.fps:.3g} s show exactly the clip's colours, none lost and none new; a shape "
             "hidden behind another counts as lost",
         )
     ]

@@ -53,7 +53,8 @@ class Result:
 
 
 def write_results(results: Sequence[Result], path: Path) -> None:
-    """Write results.csv, whole or not at all. It keeps the rows of videos that this part of the list leaves out."""
+    """Write results.csv, whole or not at all. It keeps the rows of videos that this part of the list leaves out, and
+    of lines that are in it no more; of parts that end at the same moment, the last to write may leave a row out."""
     rows = {str(row["name"]): row for row in [*_written(path), *(result.row() for result in results)]}
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
@@ -68,7 +69,8 @@ def _written(path: Path) -> list[dict[str, object]]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file)
-            return [dict(row) for row in reader] if tuple(reader.fieldnames or ()) == COLUMNS else []
+            known = tuple(reader.fieldnames or ()) == COLUMNS
+            return [{column: row.get(column) or "" for column in COLUMNS} for row in reader] if known else []
     except (FileNotFoundError, UnicodeDecodeError, csv.Error):
         return []
 

@@ -130,7 +130,7 @@ def _measured(
     for number, (method, path) in enumerate(every):
         place = f"[{number + 1}/{len(every)}]"
         try:
-            found = _measure(path, options, number, pictures=number - len(failed) < _SHOWN)
+            found = _measure(path, options, number, pictures=sum(map(len, measured.values())) < _SHOWN)
         except Exception as error:  # whatever it is, it must not cost the measurements of the others
             logger.info("%s failed", path, exc_info=True)
             failed[str(path)] = _told(error)

@@ -239,7 +239,12 @@ class _Run:
 
     def _note_unreadable(self, skipped: Sequence[Skipped]) -> None:
         """List what could not be read when it was its turn, in whichever process; another clip stood in for it."""
-        for item in self.directory.list_skipped(skipped):
+        try:
+            added: Sequence[Skipped] = self.directory.list_skipped(skipped)
+        except InputError as error:  # no reason to end a run
+            logger.warning("%s", error)
+            added = skipped
+        for item in added:
             logger.warning("%s is left out: %s", item.path, item.reason)
 
     def _save(self, done: int) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -160,22 +162,25 @@ def test_a_second_launch_under_a_fixed_rdzv_id_is_another_and_a_restarted_proces
     assert Launch.from_environment().run != first.run
 
 
-def test_two_machines_that_begin_at_the_same_moment_agree_on_one_launch(tmp_path, monkeypatch):
-    first, second = (Member(tmp_path / "members", Launch(run=run), {"rank": 0}) for run in ("one", "two"))
-    names = sorted((first.token, second.token))
-    seen = []
+@pytest.mark.parametrize("blind", [(0,), (1,), (0, 1), (0, 2), (1, 2), (0, 1, 2)])
+def test_processes_that_begin_at_the_same_moment_agree_on_one_launch(tmp_path, monkeypatch, blind):
+    """Three, two of them of one launch; those that are `blind` look before the others have written."""
+    monkeypatch.setattr(members, "BEAT_SECONDS", 0.05)
+    for number, order in enumerate(permutations(range(3))):
+        group = [Member(tmp_path / str(number), Launch(run=run), {"rank": 0}) for run in ("one", "two", "two")]
+        early = [group[index] for index in blind]
 
-    def see(self):  # nobody is there at the first look; at the second, both are
-        seen.append(self.token)
-        return others(self) if seen.count(self.token) > 1 else []
+        def see(self, others=Member.others, early=early):
+            return [] if self in early and not self.file.exists() else others(self)
 
-    others = Member.others
-    monkeypatch.setattr(Member, "others", see)
-    first.folder.mkdir()
-    for one in (first, second):
-        one._write()
-    with first, second:
-        assert first.run == second.run == ("one" if names[0] == first.token else "two")
+        with monkeypatch.context() as patched, ExitStack() as stack:
+            patched.setattr(Member, "others", see)
+            for index in order:
+                stack.enter_context(group[index])
+            deadline = time.monotonic() + 20
+            while len({one.run for one in group}) > 1 and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert len({one.run for one in group}) == 1
 
 
 def test_processes_of_one_number_in_two_containers_do_not_write_to_one_temporary_file(tmp_path, monkeypatch):

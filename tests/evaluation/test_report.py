@@ -156,12 +156,16 @@ def test_latents_and_records_that_are_not_finite_leave_a_report_of_the_rest(movi
     latents = torch.randn(1, 4, 20, 2, 3)
     latents[:, :, 15:] = torch.nan
     save_file({"latents": latents}, tmp_path / "l.safetensors")
-    odd = video.rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    try:
+        odd = video.rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    except OSError:  # a file system that takes no such names
+        odd = video
     assert main(["eval", str(odd), "--latents", str(tmp_path / "l.safetensors"), "--out", str(tmp_path / "r")]) == 0
     (found,) = json.loads((tmp_path / "r" / "report.json").read_text())["videos"]
     assert found["summary"]["latent_mean_drift"] is None and found["summary"]["luma.mean"] > 0
     assert found["record"]["guidance"] is None
-    assert "caf" in (tmp_path / "r" / "index.html").read_text() and "caf" in (tmp_path / "r" / "chunks.csv").read_text()
+    for file in ("index.html", "chunks.csv"):
+        assert odd.stem.encode("utf-8", "backslashreplace").decode() in (tmp_path / "r" / file).read_text("utf-8")
 
 
 def test_every_method_has_videos_on_the_page(moving, tmp_path):

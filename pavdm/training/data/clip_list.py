@@ -69,9 +69,12 @@ def write_skipped(path: Path, skipped: Iterable[Skipped]) -> None:
 
 
 def add_skipped(path: Path, skipped: Iterable[Skipped]) -> list[Skipped]:
-    """Append to such a list the files that it does not name yet; these. Raises InputError if it cannot be written."""
+    """Append to such a list the files that it does not name yet; these. Raises InputError if it cannot be written.
+
+    Processes that come upon a file at the same moment may both name it.
+    """
     try:
-        with path.open("a+", encoding="utf-8", newline="") as file:
+        with path.open("a+", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.seek(0)
             named = {row[0] for row in csv.reader(file) if row}
             added = [item for item in {item.path: item for item in skipped}.values() if str(item.path) not in named]

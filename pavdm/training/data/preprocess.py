@@ -107,7 +107,7 @@ def preprocess(
     if workers < 0:
         raise InputError(f"the number of reading processes must be at least 0: got {workers}")
     settings = job.settings(clips)
-    _claim(job.out, settings)
+    _check(job.out, settings)
     shards = [range(begin, min(begin + job.shard_clips, len(clips))) for begin in range(0, len(clips), job.shard_clips)]
     mine = range(rank, len(shards), world_size)
     there = {number: read_shard(path, settings) for number in mine if (path := _path(job.out, number)).exists()}
@@ -129,6 +129,7 @@ def preprocess(
                 done += 1
                 skipped_now = skipped + len(building.skipped)
                 progress(Progress(done, total, before, skipped_now))
+            _record(job.out, settings)
             building.write(_path(job.out, number), settings)
             encoded += len(building.clips)
             skipped += len(building.skipped)
@@ -202,15 +203,21 @@ def _path(folder: Path, number: int) -> Path:
     return folder / shard_name(number)
 
 
-def _claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Record the settings in `folder`, or hold them against those that its shards were made with."""
+def _check(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Make `folder`; hold the settings against those that its shards were made with, if there are any."""
     path = folder / SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        recorded = json.loads(path.read_text("utf-8")) if path.exists() else {}
-        if recorded != json.loads(json.dumps(settings)) and not any(folder.glob("*.safetensors")):
-            write_json(path, settings)  # several processes may do so at once: they write the same
-            return
+        recorded = json.loads(path.read_text("utf-8")) if path.exists() else None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be written or read: {error}") from error
-    check_settings(recorded, settings, folder)
+    if recorded is not None:
+        check_settings(recorded, settings, folder)
+
+
+def _record(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings down before the first shard is there: what came to nothing binds nobody."""
+    path = folder / SETTINGS
+    if not path.exists():
+        write_json(path, settings)  # several processes may do so at once: they write the same
+    _check(folder, settings)
