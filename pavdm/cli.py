@@ -208,8 +208,7 @@ def _run_train(options: argparse.Namespace) -> int:
     run = run_options(options)
     check_installed()
     plan = plan_from(options)
-    main_process = os.environ.get("RANK", "0") == "0"
-    if main_process and (options.dry_run or not options.quiet):
+    if is_leader() and (options.dry_run or not options.quiet):
         lines = ["memory of one process:", *plan.estimate().lines()] if plan.estimate else []
         print(*lines, sep="\n  ", file=sys.stdout if options.dry_run else sys.stderr)
     if options.dry_run:
@@ -224,11 +223,11 @@ def _run_train(options: argparse.Namespace) -> int:
                 plan.make(), run, options.out, skipped=plan.skipped, should_stop=should_stop, quiet=options.quiet
             )
         except RunInterrupted as stopped:
-            if main_process:
+            if is_leader():
                 kept = f"{stopped}; the same command goes on from {stopped.checkpoint}"
                 print(f"interrupted: {kept}", file=sys.stderr)
             return EXIT_INTERRUPTED
-    if main_process:
+    if is_leader():
         print(f"{checkpoint}: {options.steps} steps; the weights to use are in {checkpoint / 'model'}")
     return 0
 

@@ -13,20 +13,19 @@ import shutil
 import sys
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pavdm.files import replacing
+from pavdm.models.checkpoint import ROPE, WEIGHTS
 
-FILE = "model.safetensors"
 FOLDERS = {"stdit": "diffusion_models", "vae": "vae", "text-encoder": "text_encoders"}
-ALWAYS_FP32 = {"rope.freqs"}  # times positions, so that rounding it would shift them
 
 
 def half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {n: t if n in ALWAYS_FP32 or not t.is_floating_point() else t.to(torch.float16) for n, t in tensors.items()}
+    """The rotary frequencies stay: published files hold them in fp32."""
+    return {name: tensor if name == ROPE else tensor.half() for name, tensor in tensors.items()}
 
 
 def main() -> int:
@@ -41,17 +40,17 @@ def main() -> int:
     if not given:
         parser.error("give at least one of --stdit, --vae and --text-encoder")
     for folder in given.values():
-        if not (folder / FILE).is_file():
-            parser.error(f"{folder} is no model folder of pavdm train: it has no {FILE}")
+        if not (folder / WEIGHTS).is_file():
+            parser.error(f"{folder} is no model folder of pavdm train: it has no {WEIGHTS}")
     for kind, folder in given.items():
         target = options.out / FOLDERS[kind]
         target.mkdir(parents=True, exist_ok=True)
-        with safe_open(folder / FILE, "pt") as file:
+        with safe_open(folder / WEIGHTS, "pt") as file:
             metadata = file.metadata()
         with replacing(target / f"{options.name}-{kind}.safetensors") as partial:
-            save_file(half(load_file(folder / FILE)), partial, metadata)
+            save_file(half(load_file(folder / WEIGHTS)), partial, metadata)
         for other in folder.iterdir():
-            if other.name != FILE:
+            if other.name != WEIGHTS:
                 shutil.copyfile(other, target / other.name)
     return 0
 

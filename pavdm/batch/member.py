@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 BEAT_SECONDS = 1.0
-AGREEING_BEATS = 30  # after which those that began at the same moment have seen each other
+AGREEING_BEATS = 30  # after which those that began at the same moment, on several machines, have seen each other
 ATTEMPTS, RETRY_SECONDS = 4, 0.1  # to read a file
 LEASE_SECONDS = 120.0  # longer than network file systems keep attributes in their caches
 
@@ -83,21 +82,16 @@ class Member:
 
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._join(lambda token: True)  # a process that joins a batch under way belongs to it
+        self._join(self.others())  # a process that joins a batch under way belongs to its launch
         self._write()
         self._thread.start()
         return self
 
-    def _join(self, eligible: Callable[[str], bool]) -> None:
-        """Belong to the launch of the first, by token, of the others that are `eligible`, if there are any."""
-        runs = {str(other.get("token", "")): str(other["run"]) for other in self.others() if other.get("run")}
-        first = min(filter(eligible, runs), default=None)
-        self.run = self.run if first is None else runs[first]
-
-    def _agree(self) -> None:
-        """Of processes that began at the same moment, on several machines, none may have seen the others: whatever the
-        order in which they looked and wrote, all come to the launch of the first by token."""
-        self._join(lambda token: token < self.token)
+    def _join(self, others: list[dict[str, Any]]) -> None:
+        """Belong to the launch of the first of `others`, by token, if there are any."""
+        known = [other for other in others if other.get("run") and other.get("token")]
+        if known:
+            self.run = str(min(known, key=lambda other: str(other["token"]))["run"])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -170,8 +164,8 @@ class Member:
         while not self._ended.wait(BEAT_SECONDS):
             beats += 1
             try:
-                if beats <= AGREEING_BEATS:
-                    self._agree()
+                if beats <= AGREEING_BEATS:  # whoever saw whom at first, all come to the launch of the first by token
+                    self._join([other for other in self.others() if str(other.get("token", "")) < self.token])
                 self._write()
             except OSError:  # the folder is away for a moment; if it stays away, the work itself fails
                 continue

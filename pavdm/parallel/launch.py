@@ -13,6 +13,11 @@ def is_leader(size: int | None = None) -> bool:
     return rank == 0 if size is None else rank % max(1, size) == 0
 
 
+def started() -> int:
+    """How many processes were started, this one included."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def local_place() -> int:
     """Number of this process among those on this machine."""
     return int(os.environ.get("LOCAL_RANK", "0"))
@@ -25,14 +30,14 @@ def place(size: int, several: bool = False) -> int:
     """
     if size < 1:
         raise InputError(f"--context-parallel is a number of processes, at least 1: got {size}")
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started == size or (several and started % size == 0):
+    count = started()
+    if count == size or (several and count % size == 0):
         return int(os.environ.get("RANK", "0"))
     if size == 1:
         raise InputError(
-            f"{started} processes were started to make one video: add --context-parallel {started}, or start one"
+            f"{count} processes were started to make one video: add --context-parallel {count}, or start one"
         )
     raise InputError(
-        f"--context-parallel {size} needs {size} processes{', or a multiple' if several else ''}, and {started} "
-        f"{'was' if started == 1 else 'were'} started: start with torchrun --nproc-per-node {size} -m pavdm ..."
+        f"--context-parallel {size} needs {size} processes{', or a multiple' if several else ''}, and {count} "
+        f"{'was' if count == 1 else 'were'} started: start with torchrun --nproc-per-node {size} -m pavdm ..."
     )

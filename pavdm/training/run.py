@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from pavdm.errors import InputError
+from pavdm.parallel.launch import started
 from pavdm.training.data.clip_list import Skipped
 from pavdm.training.data.loading import items
 from pavdm.training.ema import WeightAverage
@@ -88,10 +89,9 @@ def train(
     except ValueError as error:  # such as fp16 on a CPU, in older versions
         raise InputError(f"accelerate cannot train like this: {error}") from error
     try:
-        launched = int(os.environ.get("WORLD_SIZE", "1"))
-        if accelerator.num_processes != launched:
+        if accelerator.num_processes != started():
             raise InputError(
-                f"{launched} processes were launched, and accelerate sees {accelerator.num_processes}: each would "
+                f"{started()} processes were launched, and accelerate sees {accelerator.num_processes}: each would "
                 "train alone, all in one folder. Add --cpu, or launch one"
             )
         with ExitStack() as stack:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pavdm.data_commands import add_source_options, data_from
 from pavdm.errors import InputError
+from pavdm.parallel.launch import started
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,7 +115,7 @@ def _share(options: argparse.Namespace) -> Share:
     """The first process's, of as many as were launched."""
     from pavdm.training.task import Share
 
-    return Share(0, int(os.environ.get("WORLD_SIZE", "1")), options.accumulation)
+    return Share(0, started(), options.accumulation)
 
 
 def _coder(options: argparse.Namespace) -> Coder:

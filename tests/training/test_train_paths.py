@@ -61,23 +61,11 @@ def test_the_command_of_the_readme_trains_with_two_processes(latents: Path, tmp_
     """`accelerate launch` around `pavdm train` does with half the batch in each what one process does with the whole."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}
     environment["CUDA_VISIBLE_DEVICES"] = ""  # on CPUs, and without being told so
-    run = [
-        "train",
-        *WINDOW,
-        *RUN[1:-2],
-        "--data",
-        str(latents),
-        "--workers",
-        "0",
-        "--steps",
-        "3",
-        "--sample-every",
-        "0",
-    ]
+    run = ["train", *WINDOW, *RUN[1:-2], "--data", str(latents), "--workers", "0", "--steps", "3"]
     found = []
     for name, processes, batch in (("one", 1, "2"), ("two", 2, "1")):
         launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command = ["-m", "pavdm", *run, "--batch-size", batch, "--out", str(tmp_path / name)]
+        command = ["-m", "pavdm", *run, "--sample-every", "0", "--batch-size", batch, "--out", str(tmp_path / name)]
         line = [sys.executable, *(launcher if processes > 1 else []), *command]
         done = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -52,7 +52,6 @@ class LatentSource:
 
     def check(self, share: Share) -> None:
         keys, sizes = _keys(self.shards), [self.batch_size] * len(self.shards)
-        epoch_order(keys, sizes, seed=self.seed, epoch=0, share=share)
         for key, count in never_used(keys, sizes, share).items():
             logger.warning("%d clips with latents, size and fps %s are never used: they fill no step", count, key)
 

@@ -35,10 +35,7 @@ def epoch_order(
         length = batch_sizes[indices[0]] * share.world_size * share.accumulation
         steps += [indices[begin : begin + length] for begin in range(0, len(indices) - length + 1, length)]
     if not steps:
-        raise InputError(
-            f"{len(keys)} clips fill no batch on {share.world_size} processes with {share.accumulation} batches a "
-            "step: give more clips, or smaller batches"
-        )
+        raise _too_few(len(keys), share)
     starts = torch.randint(2**62, (len(keys),), generator=generator).tolist()
     order = []
     for number in torch.randperm(len(steps), generator=generator).tolist():
@@ -51,10 +48,23 @@ def epoch_order(
 
 
 def never_used(keys: Sequence[Key], batch_sizes: Sequence[int], share: Share) -> dict[Key, int]:
-    """Keys with too few examples for even one step, and how many they have: these are in no epoch at all."""
-    sizes = dict(zip(keys, batch_sizes, strict=True))
+    """Keys with too few examples for even one step, and how many they have: these are in no epoch at all.
+
+    Raises InputError if that is so of every key.
+    """
+    counts, sizes = Counter(keys), dict(zip(keys, batch_sizes, strict=True))
     needed = share.world_size * share.accumulation
-    return {key: count for key, count in Counter(keys).items() if count < sizes[key] * needed}
+    found = {key: count for key, count in counts.items() if count < sizes[key] * needed}
+    if len(found) == len(counts):
+        raise _too_few(len(keys), share)
+    return found
+
+
+def _too_few(count: int, share: Share) -> InputError:
+    return InputError(
+        f"{count} clips fill no batch on {share.world_size} processes with {share.accumulation} batches a step: give "
+        "more clips, or smaller batches"
+    )
 
 
 class EndlessOrder:

@@ -77,7 +77,6 @@ class FileSource:
 
     def check(self, share: Share) -> None:
         entries = self.dataset.entries
-        self.dataset.batches(0, seed=self.seed, share=share)
         unused = never_used([entry.key for entry in entries], [entry.batch_size for entry in entries], share)
         for (size, num_frames, _), count in unused.items():
             where = f"{size[0]}x{size[1]} pixels and {num_frames} frames"
