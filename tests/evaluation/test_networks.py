@@ -24,7 +24,7 @@ from transformers import (
 
 from pavdm.cli import main
 from pavdm.errors import InputError
-from pavdm.evaluation import measure
+from pavdm.evaluation import fvd, measure
 from pavdm.evaluation.fvd import frechet_distance
 from pavdm.evaluation.networks import Encoder, consistency, load_clip, load_dino, text_of_frame, with_networks
 from pavdm.evaluation.vbench import FILES, with_vbench
@@ -225,7 +225,7 @@ class MeanColour(torch.nn.Module):
         return x.mean(dim=[2, 3, 4])
 
 
-def test_fvd_sees_which_method_is_nearer_to_the_real_videos(moving, tmp_path, capsys):
+def test_fvd_sees_which_method_is_nearer_to_the_real_videos(moving, tmp_path, capsys, monkeypatch):
     torch.jit.script(MeanColour()).save(str(tmp_path / "i3d.pt"))
     for name, shift in (("real", 0), ("near", 5), ("far", 60)):
         frames = (np.concatenate([moving(48, seed=seed) for seed in (1, 2, 3)]) // 2 + shift).astype(np.uint8)
@@ -246,6 +246,14 @@ def test_fvd_sees_which_method_is_nearer_to_the_real_videos(moving, tmp_path, ca
     assert "at least two windows" in data["failed"]["FVD of short"]
     assert main([str(a) for a in arguments[:-2]] + ["--overwrite"]) == 2
     assert "both" in capsys.readouterr().err
+
+    def without_end(*_):
+        raise np.linalg.LinAlgError("Eigenvalues did not converge")
+
+    monkeypatch.setattr(fvd, "frechet_distance", without_end)
+    assert main([str(argument) for argument in [*arguments, "--overwrite"]]) == 1
+    data = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert len(data["videos"]) == 2 and data["failed"]["FVD of near"] == "Eigenvalues did not converge"
 
 
 def test_another_torchscript_is_no_i3d(video, tmp_path, capsys):

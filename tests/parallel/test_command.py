@@ -172,6 +172,16 @@ def test_another_number_of_processes_is_refused_with_the_command_that_starts_it(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_first_process_of_every_team_says_what_is_wrong_and_the_others_do_not(tmp_path: Path, start: Start) -> None:
+    """Such as models that one machine lacks."""
+    (tmp_path / "list.txt").write_text("a lake\n")
+    command = ["batch", str(tmp_path / "list.txt"), "--seconds", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
+    processes = start(2, [*command, "--models", str(tmp_path / "nowhere")], teams=2)
+    errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
+    assert [process.returncode for process in processes] == [2] * 4
+    assert ["no such models directory" in error for error in errors] == [True, False, True, False]
+
+
 def test_the_video_of_a_team_that_lost_a_process_is_made_by_the_other(
     models: Path, tmp_path: Path, start: Start
 ) -> None:

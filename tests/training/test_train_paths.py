@@ -102,6 +102,22 @@ ON_PICTURES = {
 }
 
 
+def test_a_batch_that_the_clips_do_not_fill_is_refused_before_the_run(
+    latents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (48, 32)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a colour", "utf-8")
+    pictures = ["--what", "vae", "--part", "spatial", "--bucket", "32x48:1", "--like", "tiny", "--data", str(tmp_path)]
+    for clips, size in ((pictures, "2"), ([*WINDOW, "--data", str(latents)], "7")):
+        command = ["train", *clips, "--steps", "1", "--out", str(tmp_path / "run"), "--dry-run"]
+        assert cli.main([*command, "--batch-size", size]) == 2
+        assert "clips fill no batch on 1 processes" in capsys.readouterr().err
+        assert cli.main(command) == 0
+    monkeypatch.setenv("WORLD_SIZE", "7")
+    assert cli.main(command) == 2
+    assert "on 7 processes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_a_file_that_fails_when_it_is_its_turn_is_listed_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, make_clip: Callable[..., Path], workers: str
