@@ -16,7 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pavdm import cli
 from pavdm.cli import main
+from pavdm.errors import InputError
 from pavdm.sampling.state import load_state
 
 LENGTH = ["--seconds", "2.5"]  # 4 chunks
@@ -113,6 +115,23 @@ def test_what_is_wrong_is_said_once(models: Path, tmp_path: Path) -> None:
     assert errors.count("error: the length must be above 0") == 1
 
 
+def test_the_first_process_of_every_team_speaks_and_the_others_do_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as of models that one machine lacks."""
+    (tmp_path / "list.txt").write_text("a lake\n")
+    command = ["batch", str(tmp_path / "list.txt"), "--seconds", "1", "--out", str(tmp_path / "out")]
+
+    def without_models(*_: object, **__: object) -> int:
+        raise InputError("no such models directory")
+
+    monkeypatch.setattr(cli, "_together", without_models)
+    for rank, speaks in enumerate((True, False, True, False)):
+        monkeypatch.setenv("RANK", str(rank))
+        assert main([*command, "--context-parallel", "2"]) == 2
+        assert ("no such models directory" in capsys.readouterr().err) == speaks
+
+
 @pytest.mark.parametrize(
     ("number", "message"),
     [(signal.SIGINT, "interrupted; "), (signal.SIGKILL, "error: another process of this run has ended")],
@@ -170,16 +189,6 @@ def test_another_number_of_processes_is_refused_with_the_command_that_starts_it(
     assert main([*command, "--context-parallel", "0"]) == 2
     assert "at least 1" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_first_process_of_every_team_says_what_is_wrong_and_the_others_do_not(tmp_path: Path, start: Start) -> None:
-    """Such as models that one machine lacks."""
-    (tmp_path / "list.txt").write_text("a lake\n")
-    command = ["batch", str(tmp_path / "list.txt"), "--seconds", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]
-    processes = start(2, [*command, "--models", str(tmp_path / "nowhere")], teams=2)
-    errors = [process.communicate(timeout=SECONDS)[1] for process in processes]
-    assert [process.returncode for process in processes] == [2] * 4
-    assert ["no such models directory" in error for error in errors] == [True, False, True, False]
 
 
 def test_the_video_of_a_team_that_lost_a_process_is_made_by_the_other(
